@@ -1,0 +1,82 @@
+"""Start `actormq` commands as a user would, and wait for their one ready line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+READY = re.compile(
+    r"ready in (?P<seconds>[\d.]+) s namesrv=(?P<namesrv>\S+) namesrv-zmq=(?P<namesrv_zmq>\S+) "
+    r"broker=(?P<broker>\S+) zmq=(?P<zmq>\S+) pid=(?P<pid>\d+) kernels=(?P<kernels>\w+)"
+)
+
+
+@dataclass
+class Dev:
+    """One running `actormq dev`."""
+
+    process: subprocess.Popen[str]
+    data_dir: Path
+    seconds: float
+    namesrv: str
+    namesrv_zmq: str
+    broker: str
+    zmq: str
+    kernels: str
+    errors: list[str] = field(default_factory=list)
+
+    def stop(self, *, by: signal.Signals = signal.SIGTERM, seconds: float = 20) -> int:
+        """End it and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(by)
+        return self.process.wait(seconds)
+
+
+def start_dev(
+    data_dir: Path, *, flush: str = "async", gateways: int = 1, env: dict[str, str] | None = None
+) -> Dev:
+    """Start `actormq dev` on free ports and return once it is ready."""
+    command = [
+        sys.executable, "-m", "actormq.cli.main", "dev", "--data-dir", str(data_dir), "--namesrv-port", "0",
+        "--namesrv-zmq-port", "0", "--port", "0", "--zmq-port", "0", "--flush", flush, "--gateways", str(gateways),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
+    )
+    assert process.stdout and process.stderr
+    errors: list[str] = []
+    stderr = process.stderr
+    threading.Thread(target=lambda: errors.extend(stderr), daemon=True).start()
+    line = process.stdout.readline()
+    found = READY.fullmatch(line.strip())
+    if found is None:
+        process.wait(10)
+        raise AssertionError(f"not ready: {line!r} {''.join(errors)}")
+    return Dev(
+        process, data_dir, float(found["seconds"]), found["namesrv"], found["namesrv_zmq"], found["broker"],
+        found["zmq"], found["kernels"], errors,
+    )  # fmt: skip
+
+
+@contextmanager
+def running_dev(
+    *, flush: str = "async", gateways: int = 1, env: dict[str, str] | None = None
+) -> Iterator[Dev]:
+    """Run `actormq dev` in a temporary folder for the length of a block."""
+    with tempfile.TemporaryDirectory(prefix="actormq-test-") as folder:
+        dev = start_dev(Path(folder) / "data", flush=flush, gateways=gateways, env=env)
+        try:
+            yield dev
+        finally:
+            dev.stop()
+            assert dev.process.stdout and dev.process.stderr
+            dev.process.stdout.close()
