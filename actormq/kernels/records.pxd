@@ -1,0 +1,67 @@
+# C types of records.py; other kernels cimport from here.
+cimport cython
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.string cimport memcpy
+
+cdef extern from "Python.h":
+    int PyBUF_READ
+
+# The same numbers as in the .py, where Python code finds them: here the C compiler sees constants.
+cdef enum:
+    _V1 = -626843481
+    _V2 = -626843477
+    _BLANK = -875286124
+    _TOPIC_V1_MAX = 127
+    _BORN_HOST_V6 = 0x10
+    _STORE_HOST_V6 = 0x20
+
+# `pointer`, `advance`, `copy_bytes` replace the functions of the same names that the .py defines when uncompiled.
+cdef inline unsigned char *pointer(unsigned char[::1] view) noexcept:
+    return &view[0]
+
+cdef inline const unsigned char *pointer_const(const unsigned char[::1] view) noexcept:
+    return &view[0]
+
+cdef inline const unsigned char *advance(const unsigned char *data, Py_ssize_t at) noexcept:
+    return data + at
+
+cdef inline void copy_bytes(unsigned char *out, Py_ssize_t at, const unsigned char *source, Py_ssize_t size) noexcept:
+    memcpy(out + at, source, size)
+
+cdef inline object bytes_view(const unsigned char *data, Py_ssize_t size):
+    return PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
+
+cdef short load_i16(const unsigned char *data, Py_ssize_t at) noexcept
+cdef int load_i32(const unsigned char *data, Py_ssize_t at) noexcept
+@cython.locals(high=cython.longlong, low=cython.longlong)
+cdef long long load_i64(const unsigned char *data, Py_ssize_t at) noexcept
+cdef void store_i16(unsigned char *out, Py_ssize_t at, int value) noexcept
+cdef void store_i32(unsigned char *out, Py_ssize_t at, long long value) noexcept
+cdef void store_i64(unsigned char *out, Py_ssize_t at, long long value) noexcept
+cdef long long checksum(const unsigned char *data, Py_ssize_t size) except -1
+@cython.locals(topic_length_size=cython.Py_ssize_t)
+cpdef Py_ssize_t record_size(
+    Py_ssize_t born_host_size, Py_ssize_t store_host_size, Py_ssize_t topic_size, Py_ssize_t properties_size,
+    Py_ssize_t body_size) noexcept
+@cython.locals(total=cython.Py_ssize_t, magic=cython.int, crc=cython.longlong)
+cdef Py_ssize_t encode_parts(
+    unsigned char *out, Py_ssize_t at, int queue_id, int flag, long long queue_offset, long long physical_offset,
+    int sys_flag, long long born_timestamp, long long store_timestamp, int reconsume_times, long long prepared_offset,
+    const unsigned char *born_host, Py_ssize_t born_host_size,
+    const unsigned char *store_host, Py_ssize_t store_host_size,
+    const unsigned char *topic, Py_ssize_t topic_size,
+    const unsigned char *properties, Py_ssize_t properties_size,
+    const unsigned char *body, Py_ssize_t body_size) except -1
+@cython.locals(left=cython.longlong, size=cython.int, magic=cython.int, sys_flag=cython.int, body_at=cython.Py_ssize_t,
+               record_end=cython.Py_ssize_t, body_size=cython.Py_ssize_t, topic_at=cython.Py_ssize_t,
+               topic_size=cython.int, properties_size=cython.int)
+cdef int check_record(
+    const unsigned char *data, Py_ssize_t at, Py_ssize_t end, long long physical_offset, bint check_crc) except? -100
+cdef long long store_timestamp_at(const unsigned char *data, Py_ssize_t at) noexcept
+@cython.locals(size_of_view=cython.Py_ssize_t, at=cython.Py_ssize_t, last_start=cython.Py_ssize_t, size=cython.int,
+               last_timestamp=cython.longlong, count=cython.longlong, reason=cython.int)
+cpdef object scan(object view, Py_ssize_t start, long long base_log_offset, bint check_crc=*, Py_ssize_t stop=*)
+@cython.locals(end=cython.Py_ssize_t, size=cython.int, sys_flag=cython.int, born_size=cython.Py_ssize_t,
+               store_size=cython.Py_ssize_t, store_at=cython.Py_ssize_t, body_at=cython.Py_ssize_t,
+               body_size=cython.Py_ssize_t, topic_at=cython.Py_ssize_t, topic_size=cython.Py_ssize_t)
+cpdef object decode(object view, Py_ssize_t at, bint check_crc=*)
