@@ -73,11 +73,11 @@ def classes(version: str) -> Path:
     return folder
 
 
-def free_port(spare: int = 0) -> int:
-    """Return a free TCP port below the ephemeral range; `port - spare` and `port + spare` are free, too."""
+def free_port(*spare: int) -> int:
+    """Return a free TCP port below the ephemeral range; so are those at the distances in `spare` from it."""
     for port in range(20_000 + os.getpid() % 5_000, 32_000, 7):
         try:
-            for offset in {0, spare, -spare}:
+            for offset in (0, *spare):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", port + offset))
         except OSError:
@@ -95,6 +95,22 @@ def wait_port(port: int, seconds: float = 60) -> None:
                 return
         time.sleep(0.05)
     raise TimeoutError(f"nothing listens on {port} after {seconds} s")
+
+
+def wait_registered(namesrv: str, broker: str, seconds: float = 60) -> None:
+    """Return once the name server names the broker's address in its cluster info (code 106)."""
+    host, port = namesrv.rsplit(":", 1)
+    header = b'{"code":106,"language":"JAVA","version":401,"opaque":1,"flag":0}'
+    request = (4 + len(header)).to_bytes(4, "big") + len(header).to_bytes(4, "big") + header
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with socket.create_connection((host, int(port)), 5) as connection:
+            connection.sendall(request)
+            stream = connection.makefile("rb")
+            if broker.encode() in stream.read(int.from_bytes(stream.read(4), "big")):
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"{broker} is not registered with {namesrv} after {seconds} s")
 
 
 @dataclass
@@ -179,7 +195,7 @@ def java_name_server() -> Iterator[str]:
 @contextmanager
 def java_broker(namesrv: str, store: Path | None = None, **keys: object) -> Iterator[str]:
     """Run the real broker (5.5.0) registered with `namesrv` and yield its HOST:PORT."""
-    port = free_port(spare=2)
+    port = free_port(-2, 1)
     with tempfile.TemporaryDirectory() as folder:
         root = store or Path(folder) / "store"
         settings: dict[str, object] = {
@@ -188,7 +204,7 @@ def java_broker(namesrv: str, store: Path | None = None, **keys: object) -> Iter
             "brokerId": 0,
             "brokerIP1": "127.0.0.1",
             "listenPort": port,
-            "haListenPort": free_port(spare=3),
+            "haListenPort": port + 1,
             "storePathRootDir": root,
             "storePathCommitLog": root / "commitlog",
             "mappedFileSizeCommitLog": 64 * 1024 * 1024,
@@ -198,10 +214,16 @@ def java_broker(namesrv: str, store: Path | None = None, **keys: object) -> Iter
         conf = Path(folder) / "broker.conf"
         conf.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         process = _serve(
-            "org.apache.rocketmq.broker.BrokerStartup", "512m", conf, "-n", namesrv, log=Path(folder) / "broker.out"
+            "org.apache.rocketmq.broker.BrokerStartup",
+            "512m",
+            conf,
+            "-n",
+            namesrv,
+            log=Path(folder) / "broker.out",
         )
         try:
             wait_port(port)
+            wait_registered(namesrv, f"127.0.0.1:{port}")
             yield f"127.0.0.1:{port}"
         finally:
             _end(process)

@@ -64,9 +64,7 @@ def test_an_orderly_consumer_sees_each_queue_in_order(dev: Dev, version: str) ->
 def test_a_refused_message_comes_back_through_the_retry_topic(dev: Dev) -> None:
     """RECONSUME_LATER sends back (36); the message returns with reconsumeTimes 1 after its delay level."""
     rocketmq.run_client("5", "send", dev.namesrv, "Refused", "sync", 5, "a", 30)
-    got = rocketmq.run_client(
-        "5", "consume", dev.namesrv, "Refused", "refusers", "*", 5, 90, "fail-once"
-    )
+    got = rocketmq.run_client("5", "consume", dev.namesrv, "Refused", "refusers", "*", 5, 90, "fail-once")
     returned = [line.fields for line in got if line.kind == "GOT"]
     assert sorted(fields[0] for fields in returned) == [f"sync-{index:06d}" for index in range(5)]
     assert {fields[5] for fields in returned} == {"1"}

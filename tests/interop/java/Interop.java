@@ -132,7 +132,13 @@ public class Interop {
     }
 
     public static void main(String[] a) throws Exception {
-        if (a[0].equals("send")) send(a); else consume(a);
+        try {
+            if (a[0].equals("send")) send(a); else consume(a);
+        } catch (Exception e) {
+            line("FAILED", e.toString().replace('\n', ' '));
+            line("DONE", "failed");
+            System.exit(1);
+        }
         System.exit(0);
     }
 }
