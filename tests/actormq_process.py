@@ -47,12 +47,14 @@ def start_dev(
     """Start `actormq dev` on free ports and return once it is ready."""
     command = [
         sys.executable, "-m", "actormq.cli.main", "dev", "--data-dir", str(data_dir), "--namesrv-port", "0",
-        "--namesrv-zmq-port", "0", "--port", "0", "--zmq-port", "0", "--flush", flush, "--gateways", str(gateways),
+        "--namesrv-zmq-port", "0", "--port", "0", "--zmq-port", "0", "--flush", flush,
+        "--gateways", str(gateways),
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
     )
-    assert process.stdout and process.stderr
+    assert process.stdout
+    assert process.stderr
     errors: list[str] = []
     stderr = process.stderr
     threading.Thread(target=lambda: errors.extend(stderr), daemon=True).start()
@@ -78,5 +80,5 @@ def running_dev(
             yield dev
         finally:
             dev.stop()
-            assert dev.process.stdout and dev.process.stderr
+            assert dev.process.stdout
             dev.process.stdout.close()

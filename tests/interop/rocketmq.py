@@ -1,4 +1,4 @@
-"""The real Apache RocketMQ, started and driven from tests: jars by Maven, servers on free ports, the official client.
+"""The real Apache RocketMQ, driven from tests: jars by Maven, servers on free ports, the official client.
 
 Jars and classes live in ``$RMQ_WORK`` (default ``.work/rocketmq`` in the checkout) and are fetched once.
 Every process started here is ended here, by pid.
@@ -42,7 +42,7 @@ def require_java() -> None:
 
 
 def jars(version: str) -> Path:
-    """Return the folder with the official jars of release line `version` ("5" or "4"), fetched when absent."""
+    """Return the folder with the official jars of release line `version` ("5" or "4")."""
     folder = WORK / f"lib-{version}"
     if not (folder / ".done").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def run_client(version: str, *arguments: object, seconds: float = 120) -> list[L
         client_command(version, *arguments), capture_output=True, text=True, timeout=seconds, check=False
     )
     lines = parse(done.stdout)
-    assert lines and lines[-1].kind == "DONE", f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert [line.kind for line in lines[-1:]] == ["DONE"], f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The official Java clients, 5.5.0 and 4.9.8, against `actormq dev`: every kind of send, tags, order, retry."""
+"""The official Java clients, 5.5.0 and 4.9.8, against `actormq dev`: sends, tags, order, retry."""
 
 from __future__ import annotations
 
