@@ -59,7 +59,7 @@ cdef int check_record(
     const unsigned char *data, Py_ssize_t at, Py_ssize_t end, long long physical_offset, bint check_crc) except? -100
 cdef long long store_timestamp_at(const unsigned char *data, Py_ssize_t at) noexcept
 @cython.locals(size_of_view=cython.Py_ssize_t, at=cython.Py_ssize_t, last_start=cython.Py_ssize_t, size=cython.int,
-               last_timestamp=cython.longlong, count=cython.longlong, reason=cython.int)
+               last_timestamp=cython.longlong, records=cython.longlong, reason=cython.int)
 cpdef object scan(object view, Py_ssize_t start, long long base_log_offset, bint check_crc=*, Py_ssize_t stop=*)
 @cython.locals(end=cython.Py_ssize_t, size=cython.int, sys_flag=cython.int, born_size=cython.Py_ssize_t,
                store_size=cython.Py_ssize_t, store_at=cython.Py_ssize_t, body_at=cython.Py_ssize_t,

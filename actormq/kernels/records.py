@@ -54,6 +54,10 @@ if not cython.compiled:
         """Return what lies `at` bytes further; for reading."""
         return data[at:]
 
+    def bytes_view(data: memoryview, size: int) -> memoryview:
+        """Return the first `size` bytes as an object that Python functions take."""
+        return data[:size]
+
     def copy_bytes(out: memoryview, at: int, source: memoryview, size: int) -> None:
         """Copy the first `size` bytes of `source` to position `at` of `out`."""
         out[at : at + size] = source[:size]
@@ -87,7 +91,7 @@ class Scan(NamedTuple):
     """A `ScanEnd`."""
     last_store_timestamp: int
     """Of the last good record; 0 without one."""
-    count: int
+    records: int
     last_start: int
     """Position of the last good record; -1 without one."""
 
@@ -166,9 +170,7 @@ def store_i64(out: memoryview, at: int, value: int) -> None:
 
 def checksum(data: memoryview, size: int) -> int:
     """Return CRC-32 of the first `size` bytes without its sign bit, as RocketMQ stores it."""
-    if cython.compiled:
-        return zlib.crc32(bytes_view(data, size)) & 0x7FFFFFFF  # type: ignore[name-defined]
-    return zlib.crc32(data[:size]) & 0x7FFFFFFF
+    return zlib.crc32(bytes_view(data, size)) & 0x7FFFFFFF
 
 
 def record_size(
@@ -325,7 +327,7 @@ def encode(
 
 
 def encode_blank(out: Any, at: int, file_bytes_left: int) -> int:
-    """Write the 8 bytes that end a file whose last `file_bytes_left` bytes stay unused; return the position behind.
+    """Write the 8 bytes that end a file with `file_bytes_left` bytes unused; return the position behind.
 
     What follows them in the file is never read.
     """
@@ -421,7 +423,7 @@ def scan(view: Any, start: int, base_log_offset: int, check_crc: bool = True, st
     at = start
     last_start = -1
     last_timestamp = 0
-    count = 0
+    records = 0
     reason = 0
     while at < stop:
         size = check_record(data, at, size_of_view, base_log_offset + at, check_crc)
@@ -430,9 +432,9 @@ def scan(view: Any, start: int, base_log_offset: int, check_crc: bool = True, st
             break
         last_timestamp = store_timestamp_at(data, at)
         last_start = at
-        count += 1
+        records += 1
         at += size
-    return Scan(at, reason, last_timestamp, count, last_start)
+    return Scan(at, reason, last_timestamp, records, last_start)
 
 
 def decode(view: Any, at: int, check_crc: bool = False) -> Header:

@@ -1,0 +1,87 @@
+# C types of queues.py.
+cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
+from libc.string cimport memchr, memcmp
+
+from actormq.kernels.records cimport (
+    check_record, load_i16, load_i32, load_i64, pointer, pointer_const, store_i32, store_i64)
+
+cdef enum:
+    _TAGS = 0
+    _KEYS = 2
+    _UNIQUE = 4
+    _DELAY = 6
+
+# These replace the functions of the same names that the .py defines when uncompiled.
+cdef inline Py_ssize_t find_byte(const unsigned char *data, Py_ssize_t at, Py_ssize_t end, int value) noexcept:
+    cdef const void *found
+    if at >= end:
+        return end
+    found = memchr(data + at, value, end - at)
+    return end if found == NULL else <const unsigned char *>found - data
+
+cdef inline bint equal_bytes(
+        const unsigned char *data, Py_ssize_t at, const unsigned char *other, Py_ssize_t other_at,
+        Py_ssize_t size) noexcept:
+    return memcmp(data + at, other + other_at, size) == 0
+
+cdef inline long long *numbers(long long[::1] view) noexcept:
+    return &view[0]
+
+cdef inline unsigned char *grow(bytearray data, Py_ssize_t more) except NULL:
+    cdef Py_ssize_t at = PyByteArray_GET_SIZE(data)
+    PyByteArray_Resize(data, at + more)
+    return <unsigned char *>PyByteArray_AS_STRING(data) + at
+
+cdef inline void append_key(bytearray keys, int key_hash, long long log_offset, long long store_timestamp) except *:
+    cdef unsigned char *out = grow(keys, 20)
+    store_i32(out, 0, key_hash)
+    store_i64(out, 4, log_offset)
+    store_i64(out, 12, store_timestamp)
+
+cdef inline void append_entry(bytearray entries, long long log_offset, int size, long long code) except *:
+    cdef unsigned char *out = grow(entries, 20)
+    store_i64(out, 0, log_offset)
+    store_i32(out, 8, size)
+    store_i64(out, 12, code)
+
+@cython.locals(value=cython.uint, end=cython.Py_ssize_t, position=cython.Py_ssize_t)
+cdef unsigned int hash_text(const unsigned char *data, Py_ssize_t at, Py_ssize_t size, unsigned int seed) except? 7
+cdef int signed(unsigned int value) noexcept
+cdef int index_hash(unsigned int value) noexcept
+@cython.locals(item_end=cython.Py_ssize_t, value_at=cython.Py_ssize_t, key_size=cython.Py_ssize_t, which=cython.int,
+               name=cython.int)
+cdef void find_properties(const unsigned char *data, Py_ssize_t at, Py_ssize_t end, long long *places) noexcept
+@cython.locals(at=cython.Py_ssize_t, end=cython.Py_ssize_t, word_end=cython.Py_ssize_t, topic_hash=cython.uint,
+               value=cython.uint)
+cdef void add_keys(
+    bytearray keys, const unsigned char *data, Py_ssize_t topic_at, Py_ssize_t topic_size, long long *places,
+    long long log_offset, long long store_timestamp) except *
+@cython.locals(entries=bytearray)
+cdef bytearray open_run(list runs, dict open_runs, long long row, long long queue_offset)
+@cython.locals(size_of_view=cython.Py_ssize_t, at=cython.Py_ssize_t, reason=cython.int, records=cython.longlong,
+               last_timestamp=cython.longlong, row=cython.longlong, row_topic_at=cython.Py_ssize_t,
+               row_topic_size=cython.Py_ssize_t, row_queue_id=cython.int, size=cython.int, sys_flag=cython.int,
+               store_at=cython.Py_ssize_t, store_timestamp=cython.longlong, body_at=cython.Py_ssize_t,
+               topic_at=cython.Py_ssize_t, topic_size=cython.Py_ssize_t, transaction=cython.int, queue_id=cython.int,
+               code=cython.longlong, queue_offset=cython.longlong)
+cpdef object dispatch(
+    object view, Py_ssize_t start, Py_ssize_t limit, long long base_log_offset, dict rows, list delay_ms,
+    bint index=*, bytes schedule_topic=*)
+@cython.locals(end=cython.Py_ssize_t, entries_at=cython.Py_ssize_t, number=cython.int, key_hash=cython.int,
+               log_offset=cython.longlong, timestamp=cython.longlong, end_offset=cython.longlong)
+cpdef Py_ssize_t put_index(object view, Py_ssize_t slots, long long entries_max, object keys, Py_ssize_t at=*) except -1
+@cython.locals(entry=cython.Py_ssize_t)
+cdef bint index_has(
+    unsigned char *out, Py_ssize_t entries_at, int number, int key_hash, long long log_offset) noexcept
+@cython.locals(slot_at=cython.Py_ssize_t, entry_at=cython.Py_ssize_t, newest=cython.int, previous=cython.int,
+               begin=cython.longlong, seconds=cython.longlong)
+cdef void put_key(
+    unsigned char *out, Py_ssize_t slots, Py_ssize_t entries_at, int number, int key_hash, long long log_offset,
+    long long timestamp) noexcept
+@cython.locals(end=cython.Py_ssize_t, only=cython.longlong, only_one=cython.bint, range_start=cython.longlong,
+               range_end=cython.longlong, messages=cython.longlong, total=cython.longlong, at=cython.Py_ssize_t,
+               log_offset=cython.longlong, size=cython.int, code=cython.longlong)
+cpdef object select(
+    object entries, long long first_queue_offset, long long messages_max, long long bytes_max, object tag_codes=*,
+    long long log_min=*)

@@ -1,0 +1,463 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, annotation_typing=False
+"""From the log to the queues and the index, and from a queue to a pull.
+
+`dispatch` turns log records into queue entries and index keys, `put_index` stores keys in an index
+file, `select` turns queue entries into the log ranges that answer a pull.  Like every kernel these
+are functions over memory that is handed in; `queues.pxd` gives the C types.
+
+Source: RocketMQ ConsumeQueue.java (store unit: i64 log offset, i32 size, i64 tags code; big-endian),
+IndexFile.java, CommitLog.checkMessageAndReturnSize.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from typing import Any, Final, NamedTuple
+
+import cython
+
+ENTRY: Final = struct.Struct(">qiq")
+"""A queue entry: log offset, record size, tags code (in the schedule topic: the delivery time)."""
+ENTRY_BYTES: Final = 20
+assert ENTRY.size == ENTRY_BYTES
+KEY: Final = struct.Struct(">iqq")
+"""An index key on its way to `put_index`: hash of ``topic#key``, log offset, store timestamp."""
+KEY_BYTES: Final = 20
+assert KEY.size == KEY_BYTES
+
+if not cython.compiled:
+    from actormq.kernels.records import (
+        check_record,
+        load_i16,
+        load_i32,
+        load_i64,
+        pointer,
+        pointer_const,
+        store_i32,
+        store_i64,
+    )
+
+    def find_byte(data: memoryview, at: int, end: int, value: int) -> int:
+        """Return where `value` is first found in `data[at:end]`; `end` when it is not there."""
+        found = bytes(data[at:end]).find(value)
+        return end if found < 0 else at + found
+
+    def numbers(view: Any) -> Any:
+        """Return the numbers in `view`; compiled, a C pointer."""
+        return view
+
+    def equal_bytes(data: memoryview, at: int, other: memoryview, other_at: int, size: int) -> bool:
+        """Say whether `size` bytes are the same."""
+        return data[at : at + size] == other[other_at : other_at + size]
+
+    def append_key(keys: bytearray, key_hash: int, log_offset: int, store_timestamp: int) -> None:
+        """Add one `KEY` unit to `keys`."""
+        keys += KEY.pack(key_hash, log_offset, store_timestamp)
+
+    def append_entry(entries: bytearray, log_offset: int, size: int, code: int) -> None:
+        """Add one queue entry to `entries`."""
+        entries += ENTRY.pack(log_offset, size, code)
+
+    # Where `find_properties` puts what it finds: position and size of each value.
+    _TAGS: Final = 0
+    _KEYS: Final = 2
+    _UNIQUE: Final = 4
+    _DELAY: Final = 6
+
+UNKNOWN_QUEUE: Final = 16
+"""`dispatch` stopped before a record whose queue has no row yet (goes on where `ScanEnd` stops)."""
+BLANK_ENTRY_SIZE: Final = 0x7FFFFFFF
+"""The size in the entries that fill a queue's first file up to its first real one."""
+
+INDEX_HEADER_BYTES: Final = 40
+INDEX_SLOT_BYTES: Final = 4
+INDEX_ENTRY_BYTES: Final = 20
+
+
+class Dispatch(NamedTuple):
+    """What `dispatch` made of a stretch of log."""
+
+    end: int
+    """Position in the view behind the last record that was dispatched."""
+    reason: int
+    """A `ScanEnd`, or `UNKNOWN_QUEUE`."""
+    runs: list[tuple[int, int, bytearray]]
+    """(row, queue offset of the first entry, entries): consecutive entries of one queue, 20 bytes each."""
+    keys: bytearray
+    """`KEY` units for `put_index`, in log order."""
+    last_store_timestamp: int
+    records: int
+
+
+class Selection(NamedTuple):
+    """What `select` chose."""
+
+    ranges: list[tuple[int, int]]
+    """(log offset, bytes): neighbours in the log are one range."""
+    messages: int
+    bytes: int
+    next_queue_offset: int
+    """Where the next pull goes on: behind the last entry that was looked at."""
+    examined: int
+
+
+def hash_text(data: memoryview, at: int, size: int, seed: int) -> int:
+    """Go on with Java's String.hashCode from `seed` over UTF-8 text; return it as unsigned 32 bits."""
+    value = seed
+    end = at + size
+    position = at
+    while position < end and data[position] < 128:
+        value = (31 * value + data[position]) & 0xFFFFFFFF
+        position += 1
+    if position < end:
+        units = bytes(data[position:end]).decode("utf-8", "replace").encode("utf-16-be")
+        for high, low in zip(units[::2], units[1::2], strict=True):
+            value = (31 * value + (high << 8 | low)) & 0xFFFFFFFF
+    return value
+
+
+def signed(value: int) -> int:
+    """Return 32 unsigned bits as the signed number that they mean in Java."""
+    return value - 0x1_0000_0000 if value > 0x7FFFFFFF else value
+
+
+def index_hash(value: int) -> int:
+    """Return the key hash of an index entry: Java's absolute value, 0 where there is none."""
+    if value > 0x80000000:
+        return 0x1_0000_0000 - value
+    return 0 if value == 0x80000000 else value
+
+
+def find_properties(data: memoryview, at: int, end: int, places: Any) -> None:
+    """Note where the values of TAGS, KEYS, UNIQ_KEY and DELAY lie in the property string `data[at:end]`.
+
+    ``key 0x01 value 0x02`` repeated; the last duplicate wins, a missing last 0x02 is tolerated, items
+    without key or value do not count.  A property that is not there has position -1.
+    """
+    for which in range(0, 8, 2):
+        places[which] = -1
+    while at < end:
+        item_end = find_byte(data, at, end, 2)
+        value_at = find_byte(data, at, item_end, 1) + 1
+        key_size = value_at - 1 - at
+        which = -1
+        if key_size == 4:
+            name = load_i32(data, at)
+            if name == 0x54414753:
+                which = _TAGS
+            elif name == 0x4B455953:
+                which = _KEYS
+        elif key_size == 8:
+            if load_i32(data, at) == 0x554E4951 and load_i32(data, at + 4) == 0x5F4B4559:
+                which = _UNIQUE
+        elif key_size == 5 and load_i32(data, at) == 0x44454C41 and data[at + 4] == 0x59:
+            which = _DELAY
+        if which >= 0 and value_at < item_end:
+            places[which] = value_at
+            places[which + 1] = item_end - value_at
+        at = item_end + 1
+
+
+def add_keys(
+    keys: bytearray,
+    data: memoryview,
+    topic_at: int,
+    topic_size: int,
+    places: Any,
+    log_offset: int,
+    store_timestamp: int,
+) -> None:
+    """Add the unit of the unique key, then one of each word of KEYS."""
+    at = places[_KEYS]
+    if at < 0 and places[_UNIQUE] < 0:
+        return
+    # A key is hashed as ``topic#key``; 35 is the '#'.
+    topic_hash = (31 * hash_text(data, topic_at, topic_size, 0) + 35) & 0xFFFFFFFF
+    if places[_UNIQUE] >= 0:
+        value = hash_text(data, places[_UNIQUE], places[_UNIQUE + 1], topic_hash)
+        append_key(keys, index_hash(value), log_offset, store_timestamp)
+    if at < 0:
+        return
+    end = at + places[_KEYS + 1]
+    while at < end:
+        word_end = find_byte(data, at, end, 32)
+        if word_end > at:
+            value = hash_text(data, at, word_end - at, topic_hash)
+            append_key(keys, index_hash(value), log_offset, store_timestamp)
+        at = word_end + 1
+
+
+def delivery_time(text: bytes, delay_ms: list[int], store_timestamp: int, otherwise: int) -> int:
+    """Return when a message of the delay level in `text` is due; `otherwise` when it is no level."""
+    try:
+        level = int(text)
+    except ValueError:
+        return otherwise
+    if level <= 0:
+        return otherwise
+    if not delay_ms:
+        return store_timestamp + 1000
+    return store_timestamp + delay_ms[min(level, len(delay_ms)) - 1]
+
+
+def dispatch(
+    view: Any,
+    start: int,
+    limit: int,
+    base_log_offset: int,
+    rows: dict[tuple[bytes, int], int],
+    delay_ms: list[int],
+    index: bool = True,
+    schedule_topic: bytes = b"SCHEDULE_TOPIC_XXXX",
+) -> Dispatch:
+    """Turn the records in `view[start:limit]` into queue entries and index keys.
+
+    Prepared and rolled-back transaction records make no entry, rolled-back ones no key either.
+
+    Args:
+        view: one log file from its first byte to its last.
+        start: position of a record.
+        limit: nothing that ends behind this position is dispatched (the safe point).
+        base_log_offset: the log offset of the first byte of `view`.
+        rows: the row of each queue, by (topic, queue id).
+        delay_ms: the delays of levels 1, 2, …
+        index: make index keys, too.
+    """
+    data = pointer_const(memoryview(view))
+    spots = array("q", bytes(64))
+    places = numbers(spots)
+    size_of_view = len(view)
+    if limit > size_of_view:
+        limit = size_of_view
+    runs: list[tuple[int, int, bytearray]] = []
+    open_runs: dict[int, tuple[int, bytearray]] = {}
+    keys = bytearray()
+    at = start
+    reason = 0
+    records = 0
+    last_timestamp = 0
+    # The queue of the record before: most often the same, and cheaper to compare than to look up.
+    row = -1
+    row_topic_at = 0
+    row_topic_size = -1
+    row_queue_id = 0
+    while at < limit:
+        size = check_record(data, at, size_of_view, base_log_offset + at, False)
+        if size <= 0:
+            reason = -size
+            break
+        if at + size > limit:
+            break
+        sys_flag = load_i32(data, at + 36)
+        store_at = at + 68 if sys_flag & 0x10 else at + 56
+        store_timestamp = load_i64(data, store_at)
+        body_at = store_at + (44 if sys_flag & 0x20 else 32)
+        topic_at = body_at + load_i32(data, body_at - 4)
+        if load_i32(data, at + 4) == -626843481:
+            topic_size = data[topic_at]
+            topic_at += 1
+        else:
+            topic_size = load_i16(data, topic_at)
+            topic_at += 2
+        find_properties(data, topic_at + topic_size + 2, at + size, places)
+        transaction = sys_flag & 0xC
+        if transaction == 0 or transaction == 8:
+            queue_id = load_i32(data, at + 12)
+            if (
+                queue_id != row_queue_id
+                or topic_size != row_topic_size
+                or not equal_bytes(data, topic_at, data, row_topic_at, topic_size)
+            ):
+                found = rows.get((bytes(data[topic_at : topic_at + topic_size]), queue_id))
+                if found is None:
+                    reason = 16
+                    break
+                row = found
+                row_topic_at = topic_at
+                row_topic_size = topic_size
+                row_queue_id = queue_id
+            code = 0
+            if places[_TAGS] >= 0:
+                code = signed(hash_text(data, places[_TAGS], places[_TAGS + 1], 0))
+            if places[_DELAY] >= 0 and bytes(data[topic_at : topic_at + topic_size]) == schedule_topic:
+                level = bytes(data[places[_DELAY] : places[_DELAY] + places[_DELAY + 1]])
+                code = delivery_time(level, delay_ms, store_timestamp, code)
+            queue_offset = load_i64(data, at + 20)
+            entries = open_run(runs, open_runs, row, queue_offset)
+            append_entry(entries, base_log_offset + at, size, code)
+        if index and transaction != 0xC:
+            add_keys(keys, data, topic_at, topic_size, places, base_log_offset + at, store_timestamp)
+        last_timestamp = store_timestamp
+        records += 1
+        at += size
+    return Dispatch(at, reason, runs, keys, last_timestamp, records)
+
+
+def open_run(
+    runs: list[tuple[int, int, bytearray]],
+    open_runs: dict[int, tuple[int, bytearray]],
+    row: int,
+    queue_offset: int,
+) -> bytearray:
+    """Return the entries to go on with at `queue_offset`: those of the last run of the row, or of a new one."""
+    run = open_runs.get(row)
+    if run is not None:
+        first, entries = run
+        if first + len(entries) // 20 == queue_offset:
+            return entries
+    entries = bytearray()
+    open_runs[row] = (queue_offset, entries)
+    runs.append((row, queue_offset, entries))
+    return entries
+
+
+def put_index(view: Any, slots: int, entries_max: int, keys: Any, at: int = 0) -> int:
+    """Store `keys[at:]` in an index file; return the position of the first key that found the file full.
+
+    Storing again what is there changes nothing: keys before the file's end offset are skipped, the
+    last message's keys are looked for, and an entry whose slot already holds its own number keeps its
+    link (a store that died between slot and count; a link to itself would be a chain without end).
+
+    Args:
+        view: the whole index file, writable.
+        slots, entries_max: of the file (5,000,000 and 20,000,000 in a default store).
+        keys: `KEY` units as `dispatch` makes them.
+    """
+    out = pointer(memoryview(view))
+    source = pointer_const(memoryview(keys))
+    end = len(keys)
+    entries_at = INDEX_HEADER_BYTES + slots * 4
+    if slots <= 0 or len(view) < entries_at + entries_max * 20:
+        raise ValueError(
+            f"an index file of {len(view)} bytes has no room for {slots} slots, {entries_max} entries"
+        )
+    while at + 20 <= end:
+        number = load_i32(out, 36)
+        if number <= 0:
+            number = 1
+        if number >= entries_max:
+            break
+        key_hash = load_i32(source, at)
+        log_offset = load_i64(source, at + 4)
+        timestamp = load_i64(source, at + 12)
+        at += 20
+        end_offset = load_i64(out, 24)
+        if number > 1 and (
+            log_offset < end_offset
+            or (log_offset == end_offset and index_has(out, entries_at, number, key_hash, log_offset))
+        ):
+            continue
+        put_key(out, slots, entries_at, number, key_hash, log_offset, timestamp)
+    return at
+
+
+def index_has(out: memoryview, entries_at: int, number: int, key_hash: int, log_offset: int) -> bool:
+    """Say whether one of the newest entries, those of the message at `log_offset`, has this hash."""
+    number -= 1
+    while number >= 1:
+        entry = entries_at + number * 20
+        if load_i64(out, entry + 4) != log_offset:
+            return False
+        if load_i32(out, entry) == key_hash:
+            return True
+        number -= 1
+    return False
+
+
+def put_key(
+    out: memoryview,
+    slots: int,
+    entries_at: int,
+    number: int,
+    key_hash: int,
+    log_offset: int,
+    timestamp: int,
+) -> None:
+    """Store entry `number`: entry, slot, header, in RocketMQ's order."""
+    slot_at = INDEX_HEADER_BYTES + key_hash % slots * 4
+    entry_at = entries_at + number * 20
+    newest = load_i32(out, slot_at)
+    if newest == number:
+        previous = load_i32(out, entry_at + 16)
+        if previous >= number or previous < 0:
+            previous = 0
+    elif newest < 0 or newest > number:
+        previous = 0
+    else:
+        previous = newest
+    begin = load_i64(out, 0)
+    seconds = 0
+    if number > 1 and begin > 0 and timestamp > begin:
+        seconds = min((timestamp - begin) // 1000, 0x7FFFFFFF)
+    store_i32(out, entry_at, key_hash)
+    store_i64(out, entry_at + 4, log_offset)
+    store_i32(out, entry_at + 12, seconds)
+    store_i32(out, entry_at + 16, previous)
+    store_i32(out, slot_at, number)
+    if number <= 1:
+        store_i64(out, 0, timestamp)
+        store_i64(out, 16, log_offset)
+    if newest <= 0 or newest > number:
+        store_i32(out, 32, load_i32(out, 32) + 1)
+    store_i32(out, 36, number + 1)
+    store_i64(out, 24, log_offset)
+    store_i64(out, 8, timestamp)
+
+
+def select(
+    entries: Any,
+    first_queue_offset: int,
+    messages_max: int,
+    bytes_max: int,
+    tag_codes: frozenset[int] | None = None,
+    log_min: int = 0,
+) -> Selection:
+    """Choose the messages of a pull from consecutive queue entries.
+
+    Stops before the entry that would exceed a limit; the first message is taken whatever its size.
+    Entries that point nowhere (fillers, holes, before `log_min`) are passed over.
+
+    Args:
+        entries: a whole number of 20-byte entries; what lies behind a last whole one is not looked at.
+        first_queue_offset: the queue offset of the first of them.
+        tag_codes: take only entries with one of these codes; None takes all.  A code that is an address
+            in the extension file says nothing of the tags: it is taken, the client looks again.
+        log_min: where the commit log begins.
+    """
+    data = pointer_const(memoryview(entries))
+    end = len(entries) // 20 * 20
+    only = 0
+    only_one = tag_codes is not None and len(tag_codes) == 1
+    if tag_codes is not None and only_one:
+        only = next(iter(tag_codes))
+    ranges: list[tuple[int, int]] = []
+    range_start = range_end = -1
+    messages = 0
+    total = 0
+    at = 0
+    while at < end:
+        log_offset = load_i64(data, at)
+        size = load_i32(data, at + 8)
+        if size <= 0 or size == 0x7FFFFFFF or log_offset < log_min:
+            at += 20
+            continue
+        if tag_codes is not None:
+            code = load_i64(data, at + 12)
+            if code >= -0x80000000 and (code != only if only_one else code not in tag_codes):
+                at += 20
+                continue
+        if messages >= messages_max or (messages > 0 and total + size > bytes_max):
+            break
+        if log_offset != range_end:
+            if range_end >= 0:
+                ranges.append((range_start, range_end - range_start))
+            range_start = range_end = log_offset
+        range_end += size
+        messages += 1
+        total += size
+        at += 20
+    if range_end >= 0:
+        ranges.append((range_start, range_end - range_start))
+    examined = at // 20
+    return Selection(ranges, messages, total, first_queue_offset + examined, examined)
