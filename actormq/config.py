@@ -129,6 +129,23 @@ class NameServerConfig:
     scan_interval_ms: int = 5_000
     broker_expiry_ms: int = 120_000
     kv_path: Path | None = None
+    """Where the KV configuration is kept; None keeps it in memory only."""
+    order_message_enable: bool = False
+    return_order_topic_config: bool = True
+    enable_all_topic_list: bool = True
+    enable_topic_list: bool = True
+    support_acting_master: bool = False
+    delete_topic_with_broker_registration: bool = False
+    connections_max: int = 10_000
+    idle_timeout_ms: int = 120_000
+    log_path: Path | None = None
+    other_keys: dict[str, str] = field(default_factory=dict)
+    """RocketMQ keys that we do not use."""
+
+    def __post_init__(self) -> None:
+        for port in (self.port, self.zmq_port or 0):
+            _check(0 <= port <= 65_535, f"{port} is no port number")
+        _check(self.scan_interval_ms >= 100, "scanNotActiveBrokerInterval must be at least 100 ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from actormq.wire.properties import format_properties, parse_properties
 from hypothesis import given
 from hypothesis import strategies as st
+
+from actormq.wire.properties import format_properties, parse_properties
 
 
 @pytest.mark.parametrize(
