@@ -1,4 +1,4 @@
-"""Build the kernels: every file of ``actormq/kernels`` becomes an extension when it can, and stays Python when it cannot.
+"""Build the kernels: every file of ``actormq/kernels`` becomes an extension where that can be done.
 
 Nothing here is needed to run ActorMQ: without Cython, a compiler or Python's headers the install
 succeeds and the ``.py`` files are used; one kernel that fails to compile leaves the others compiled.

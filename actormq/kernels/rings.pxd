@@ -5,7 +5,6 @@
 # this one being compiled; atomics.pxd ties you to nothing.
 
 import cython
-from cpython.buffer cimport Py_buffer
 
 ctypedef unsigned long long u64
 
@@ -21,7 +20,6 @@ cpdef u64 store_then_load(
 @cython.locals(number=Py_ssize_t, wish=u64)
 cpdef list waiters(u64[::1] cells, Py_ssize_t first, Py_ssize_t stride, Py_ssize_t count, u64 reached)
 cdef Py_ssize_t _checked(u64[::1] cells, Py_ssize_t index) except -1
-cdef Py_ssize_t _length(u64[::1] cells) noexcept
 
 
 cdef class Cells:
@@ -37,7 +35,6 @@ cdef class Cells:
 cdef class RingProducer:
     cdef u64[::1] _cells
     cdef object _view
-    cdef Py_buffer _buffer
     cdef u64 _capacity, _tail, _head
     @cython.locals(size=Py_ssize_t, needed=u64, at="long long")
     cdef bint _push(self, tuple parts) except -1

@@ -35,7 +35,7 @@ if cython.compiled:
         amq_pause,
         amq_store_release,
     )
-    from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+    from cython.cimports.cpython.buffer import Py_buffer, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
     from cython.cimports.libc.string import memcpy
 
 FENCED: bool = bool(cython.compiled)
@@ -112,16 +112,9 @@ def waiters(cells: memoryview, first: int, stride: int, count: int, reached: int
 
 
 def _checked(cells: memoryview, index: int) -> int:
-    if index < 0 or index >= _length(cells):
+    if index < 0 or index >= len(cells):
         raise IndexError(f"no cell {index}")
     return index
-
-
-def _length(cells: memoryview) -> int:
-    if cython.compiled:
-        return cells.shape[0]
-    else:
-        return len(cells)
 
 
 class Cells:
@@ -261,11 +254,10 @@ class RingProducer:
         for part in parts:
             size = len(part)
             if cython.compiled:
-                PyObject_GetBuffer(part, cython.address(self._buffer), PyBUF_SIMPLE)
-                memcpy(
-                    cython.cast(cython.p_char, cython.address(self._cells[0])) + start, self._buffer.buf, size
-                )
-                PyBuffer_Release(cython.address(self._buffer))
+                buffer = cython.declare(Py_buffer)
+                PyObject_GetBuffer(part, cython.address(buffer), PyBUF_SIMPLE)
+                memcpy(cython.cast(cython.p_char, cython.address(self._cells[0])) + start, buffer.buf, size)
+                PyBuffer_Release(cython.address(buffer))
             else:
                 self._view[start : start + size] = part
             start += size
@@ -322,9 +314,8 @@ class RingConsumer:
                 position += self._capacity - at
                 continue
             needed = _WORD + (size + 7) // 8 * 8
-            assert needed <= self._capacity - at and needed <= tail - position, (
-                "an entry beyond the ring's tail"
-            )
+            assert needed <= tail - position, "an entry beyond the ring's tail"
+            assert needed <= self._capacity - at, "an entry beyond the lap's end"
             start = _DATA + at + _WORD
             taken.append(self._view[start : start + size])
             position += needed

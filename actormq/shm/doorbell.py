@@ -24,7 +24,7 @@ _ONE = (1).to_bytes(8, "little")
 
 
 def doorbell_fd() -> int:
-    """Return a new descriptor to ring by: an eventfd, elsewhere a nameless FIFO; non-blocking, close-on-exec."""
+    """Return a new descriptor to ring by, non-blocking: an eventfd, elsewhere a nameless FIFO."""
     if hasattr(os, "eventfd"):
         return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     return fifo_fd()

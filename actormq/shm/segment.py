@@ -28,7 +28,7 @@ VERSION: Final = 1
 HEADER = struct.Struct("<8sIIQ40s")
 HEADER_BYTES: Final = 64
 assert HEADER.size == HEADER_BYTES
-_FOLDER = Path("/dev/shm")  # noqa: S108: where Linux keeps POSIX shared memory; only listed, never created in
+_FOLDER = Path("/dev/shm")  # noqa: S108  (where Linux keeps them; only listed here)
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG)
 
 
@@ -69,7 +69,7 @@ class Segment:
 
     @classmethod
     def attach(cls, fd: int) -> Self:
-        """Return the segment behind `fd`, which it owns from now on, after checking what it says of itself."""
+        """Return the segment behind `fd`, which it owns from now on; SegmentError when it is none of ours."""
         size = os.fstat(fd).st_size
         if size < HEADER_BYTES:
             raise SegmentError(f"a shared segment of {size} bytes is shorter than its header")
@@ -109,7 +109,7 @@ def _allocate(prefix: str, purpose: str, size: int) -> tuple[int, str]:
                 f"no shared memory for {purpose} ({size} bytes): {trouble.strerror}"
             ) from trouble
     _log.warning(
-        "/dev/shm is too small: using anonymous memory instead", extra={"purpose": purpose, "bytes": size}
+        "shared memory folder too small, using anonymous memory", extra={"purpose": purpose, "bytes": size}
     )
     return _allocate_anonymous(purpose, size), ""
 
@@ -135,7 +135,8 @@ def _allocate_anonymous(purpose: str, size: int) -> int:
     except OSError as trouble:
         os.close(fd)
         raise SegmentError(
-            f"no shared memory for {purpose} ({size} bytes): {trouble.strerror}; enlarge /dev/shm or the memory limit"
+            f"no shared memory for {purpose} ({size} bytes): {trouble.strerror}; "
+            "enlarge /dev/shm or the memory limit"
         ) from trouble
     return fd
 
