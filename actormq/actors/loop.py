@@ -1,0 +1,195 @@
+"""One wait for everything: descriptors, ZeroMQ sockets and timers of one process.
+
+Knows nothing of roles.  Callbacks run in the thread that calls `run_once`; an exception in one is
+the caller's: there is no catch-all here.  epoll on Linux, poll elsewhere.
+"""
+
+from __future__ import annotations
+
+import heapq
+import select
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final
+
+READ: Final = select.POLLIN
+WRITE: Final = select.POLLOUT
+HANGUP: Final = select.POLLHUP
+ERROR: Final = select.POLLERR
+
+_ZMQ_FD: Final = 14
+_ZMQ_EVENTS: Final = 15
+_NS_PER_MS: Final = 1_000_000
+
+Callback = Callable[[int], None]
+"""Called with the events (READ, WRITE, HANGUP, ERROR) that are there."""
+
+
+class Timer:
+    """A call in the future; `cancel` forgets it."""
+
+    __slots__ = ("callback", "due_ns")
+
+    def __init__(self, due_ns: int, callback: Callable[[], None]) -> None:
+        self.due_ns = due_ns
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class _ZmqWatch:
+    """A ZeroMQ socket, whose descriptor says only that something may have changed.
+
+    The descriptor is edge-triggered: it stays silent while messages wait that were there when EVENTS was
+    last read.  So EVENTS is read again after anything that may have sent or received.
+    """
+
+    __slots__ = ("callback", "events", "socket")
+
+    def __init__(self, socket: Any, events: int, callback: Callback) -> None:
+        self.socket = socket
+        self.events = events
+        self.callback = callback
+
+    def ready(self) -> int:
+        return int(self.socket.getsockopt(_ZMQ_EVENTS)) & self.events
+
+
+class Loop:
+    """The reactor of one process."""
+
+    def __init__(self, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._now_ns = now_ns
+        self._poller: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
+        self._seconds = hasattr(select, "epoll")
+        self._callbacks: dict[int, Callback] = {}
+        self._zmq: dict[int, _ZmqWatch] = {}
+        self._zmq_stale = False
+        self._timers: list[tuple[int, int, Timer]] = []
+        self._timer_numbers = count()
+
+    # -- descriptors
+
+    def watch(self, fd: int, events: int, callback: Callback) -> None:
+        """Call `callback(events)` whenever `fd` has one of `events` (or HANGUP, ERROR); level-triggered.
+
+        Watching a watched descriptor replaces its events and callback.
+        """
+        if fd in self._callbacks:
+            self._poller.modify(fd, events)
+        else:
+            self._poller.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """Forget `fd` (before it is closed); unknown ones are ignored."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def watch_zmq(self, socket: Any, callback: Callback, events: int = 1) -> None:
+        """Call `callback(events)` while the ZeroMQ `socket` has one of `events` (1 = POLLIN, 2 = POLLOUT).
+
+        The callback need not read all that is there.  Sends and receives elsewhere in a callback of this
+        loop need no further care: EVENTS is read again before the loop sleeps.
+        """
+        fd = int(socket.getsockopt(_ZMQ_FD))
+        self._zmq[fd] = _ZmqWatch(socket, events, callback)
+        self._zmq_stale = True
+        self.watch(fd, READ, self._zmq_signalled)
+
+    def unwatch_zmq(self, socket: Any) -> None:
+        """Forget the ZeroMQ `socket` (before it is closed)."""
+        fd = int(socket.getsockopt(_ZMQ_FD))
+        self._zmq.pop(fd, None)
+        self.unwatch(fd)
+
+    def _zmq_signalled(self, _events: int) -> None:
+        self._zmq_stale = True
+
+    # -- timers
+
+    def call_at(self, due_ns: int, callback: Callable[[], None]) -> Timer:
+        """Call `callback` once the monotonic clock has reached `due_ns`."""
+        timer = Timer(due_ns, callback)
+        heapq.heappush(self._timers, (due_ns, next(self._timer_numbers), timer))
+        return timer
+
+    def call_later_ms(self, delay_ms: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback` after `delay_ms`."""
+        return self.call_at(self._now_ns() + int(delay_ms * _NS_PER_MS), callback)
+
+    def next_due_ns(self) -> int | None:
+        """When the next timer is due, None without one."""
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    # -- running
+
+    def touched(self) -> None:
+        """Say that ZeroMQ sockets may have been used outside a callback of this loop."""
+        self._zmq_stale = bool(self._zmq)
+
+    def dispatch_zmq(self) -> bool:
+        """Run the callbacks of ZeroMQ sockets that are ready, once each; True when one ran."""
+        if not self._zmq_stale:
+            return False
+        ran = False
+        self._zmq_stale = False
+        for watch in list(self._zmq.values()):
+            if events := watch.ready():
+                watch.callback(events)
+                ran = True
+        if ran:
+            self._zmq_stale = True
+        return ran
+
+    def dispatch_timers(self) -> bool:
+        """Run the timers that are due; True when one ran."""
+        ran = False
+        while (due_ns := self.next_due_ns()) is not None and due_ns <= self._now_ns():
+            _, _, timer = heapq.heappop(self._timers)
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                callback()
+                ran = True
+        if ran:
+            self.touched()
+        return ran
+
+    def wait(self, until_ns: int | None) -> bool:
+        """Wait for a descriptor until `until_ns` or the next timer (None: without limit) and run callbacks.
+
+        Returns True when a callback ran.
+        """
+        ready = self._poller.poll(self._timeout(until_ns))
+        for fd, events in ready:
+            callback = self._callbacks.get(fd)
+            if callback is not None:  # an earlier callback of this round may have unwatched it
+                callback(events)
+        if ready:
+            self.touched()
+        return bool(ready)
+
+    def run_once(self, until_ns: int | None = None) -> bool:
+        """Do what is due, waiting at most until `until_ns` when nothing is; True when something ran."""
+        ran = self.dispatch_zmq() | self.dispatch_timers()
+        ran |= self.wait(0 if ran else until_ns)
+        return ran | self.dispatch_zmq() | self.dispatch_timers()
+
+    def _timeout(self, until_ns: int | None) -> float | None:
+        due_ns = self.next_due_ns()
+        if due_ns is not None and (until_ns is None or due_ns < until_ns):
+            until_ns = due_ns
+        if until_ns is None:
+            return None
+        left_ns = 0 if until_ns == 0 else max(0, until_ns - self._now_ns())
+        return left_ns / 1e9 if self._seconds else -(-left_ns // _NS_PER_MS)
+
+    def close(self) -> None:
+        self._callbacks.clear()
+        self._zmq.clear()
+        if self._seconds:
+            self._poller.close()

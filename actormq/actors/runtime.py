@@ -1,0 +1,616 @@
+"""What a role runs in: pykka actors whose loop is the main thread of a process of their own.
+
+A role's class derives from `ProcessActor`.  The forkserver's child calls `run_role`, which receives
+everything from the supervisor over the control line, starts the actor and never returns.
+Order: ``__init__``, ``on_port_opened`` for every port that is there, ``on_start``, then turns of
+``on_batch``, messages, ``on_tick``; at the end ``on_stop``, and turns until ``drained``.
+
+There is no catch-all: an unknown error is this process's death, with a traceback in the log and exit
+status 70.  End of file on the control line means that the supervisor is gone: exit at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol
+
+import msgspec
+import pykka
+
+from actormq.actors import control
+from actormq.actors.loop import READ, WRITE, Loop
+from actormq.actors.mailbox import Mailbox, ProcessFuture, ProcessRef, Sender
+from actormq.actors.storelock import StoreLock
+from actormq.clock import Clock, SystemClock
+from actormq.config import BrokerConfig
+from actormq.errors import ActorMQError, PeerError, StoreFailed
+from actormq.shm.doorbell import ALWAYS_RINGS, Doorbell
+from actormq.shm.positions import Position, Positions, RoleCell, RoleState, slot_of
+from actormq.shm.ring import Port
+from actormq.shm.segment import Segment
+from actormq.telemetry.log import role_logger
+
+if TYPE_CHECKING:
+    from pykka._envelope import Envelope
+
+EXIT_BUG: Final = 70
+"""An unknown error; the traceback is in the log."""
+EXIT_STORE_FAILED: Final = 74
+"""A write or sync of the log failed: nobody may be restarted."""
+EXIT_REFUSED: Final = 78
+"""A setting, a folder or a port makes starting impossible; one sentence is in the log."""
+
+_WISHES: Final = tuple(cell for cell in RoleCell if cell.name.startswith("WANTED_"))
+_UNCOMPILED_LIMIT_NS: Final = 1_000_000
+_LINGER_MS: Final = 200
+
+
+class _Deferred:
+    """The type of `DEFERRED`."""
+
+
+DEFERRED: Final = _Deferred()
+"""Returned by `on_message`: the answer comes later, by `reply` or `refuse`."""
+
+LOCAL: Final = Sender("", 0)
+"""The sender of what came from inside this process."""
+
+
+class Ref(Protocol):
+    """What a role may do with another one; `ProcessRef`, or a fake in tests."""
+
+    def tell(self, message: msgspec.Struct) -> bool: ...
+
+    def ask(
+        self,
+        message: msgspec.Struct,
+        *,
+        block: bool = False,
+        timeout: float | None = None,
+        reply_type: Any = Any,
+    ) -> Any: ...
+
+    def is_alive(self) -> bool: ...
+
+
+class PositionsDirectory:
+    """Who is alive, by the positions page."""
+
+    def __init__(self, positions: Positions) -> None:
+        self._positions = positions
+
+    def incarnation_of(self, role: str) -> int:
+        slot = slot_of(role)
+        if self._positions.role(slot, RoleCell.STATE) in (RoleState.ABSENT, RoleState.STOPPED):
+            return 0
+        return self._positions.role(slot, RoleCell.INCARNATION)
+
+    def pid_of(self, role: str) -> int:
+        return self._positions.role(slot_of(role), RoleCell.PID)
+
+
+@dataclass
+class RoleContext:
+    """Everything that a role is given; tests make one by hand."""
+
+    role: str
+    slot: int
+    incarnation: int
+    config: BrokerConfig
+    positions: Positions
+    doorbells: Mapping[str, Doorbell]
+    segments: dict[str, Segment]
+    run_dir: Path
+    listeners: dict[str, int] = field(default_factory=dict)
+    clock: Clock = field(default_factory=SystemClock)
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("actormq"))
+    refs: dict[str, Ref] = field(default_factory=dict)
+    mailbox: Mailbox | None = None
+    line: control.Line | None = None
+
+    @property
+    def doorbell(self) -> Doorbell:
+        """Our own."""
+        return self.doorbells[self.role]
+
+    def ref(self, role: str) -> Ref:
+        """Return the way to another role: always its living incarnation."""
+        if role not in self.refs:
+            assert self.mailbox is not None, f"no mailbox and no reference to {role} was handed in"
+            self.refs[role] = ProcessRef(self.mailbox, PositionsDirectory(self.positions), role)
+        return self.refs[role]
+
+    def store_failed(self, sentence: str) -> NoReturn:
+        """Say that a write or sync of the log failed, and die: the supervisor stops the broker."""
+        self.positions.set(Position.STORE_FAILED, 1)
+        self.log.critical(sentence)
+        if self.line is not None:
+            self.line.send(control.StoreBroken(sentence=sentence))
+        os._exit(EXIT_STORE_FAILED)
+
+
+class ProcessInbox:
+    """pykka's inbox for what comes from inside this process; letters from others are the mailbox's."""
+
+    def __init__(self) -> None:
+        self._envelopes: deque[Envelope[Any]] = deque()
+        self.on_put: Callable[[], None] = lambda: None
+
+    def put(self, envelope: Envelope[Any], /) -> None:
+        self._envelopes.append(envelope)
+        self.on_put()
+
+    def get(self) -> Envelope[Any]:
+        return self._envelopes.popleft()
+
+    def empty(self) -> bool:
+        return not self._envelopes
+
+
+class ProcessActor(pykka.Actor):
+    """A role.  Everything here runs in the main thread of the role's process.
+
+    Attributes:
+        messages: the struct types that others may send.
+        writes_store: holds the shared lock on the store's folder for its whole life.
+        ports: client sides of this incarnation's ports, by kind.
+        loop: for the role's own descriptors, ZeroMQ sockets and timers.
+    """
+
+    messages: ClassVar[tuple[type[msgspec.Struct], ...]] = ()
+    writes_store: ClassVar[bool] = False
+
+    def __init__(self, context: RoleContext) -> None:
+        super().__init__()
+        self.context = context
+        self.config = context.config
+        self.positions = context.positions
+        self.log = context.log
+        self.ports: dict[str, Port] = {}
+        self.loop = Loop(context.clock.monotonic_ns)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._beat_ns = 0
+        self._stopping = False
+        self._stop_asked = False
+
+    # -- what a role overrides
+
+    def on_start(self) -> None:
+        """Begin; every port is there.  Serving starts when this returns."""
+
+    def on_batch(self) -> bool:
+        """Drain every ring; True when something was done: it is called again before the role sleeps."""
+        return False
+
+    def on_message(self, message: Any, sender: Sender) -> Any:
+        """Handle a message of `messages`; the value answers an ask (`DEFERRED`: later, by `reply`).
+
+        Raises:
+            PeerError: the message cannot be served; who asked gets a RequestError, who told nothing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} accepts messages but does not handle them")
+
+    def wake_at_ns(self) -> int | None:
+        """When `on_tick` next has work (monotonic clock), None for never."""
+        return None
+
+    def on_tick(self, now_ns: int) -> None:
+        """`wake_at_ns` has come."""
+
+    def on_port_opened(self, kind: str, client: str, incarnation: int, port: Port) -> None:
+        """We serve a new port: take its requests from now on."""
+
+    def on_port_closed(self, kind: str, client: str, incarnation: int) -> None:
+        """That client is dead: drain what it had completed, then forget the port."""
+
+    def on_role_changed(self, role: str, incarnation: int) -> None:
+        """Another role is gone (0), or runs again as `incarnation`."""
+
+    def on_stop(self) -> None:
+        """Finish: take nothing new.  Turns go on until `drained`."""
+
+    def drained(self) -> bool:
+        """Whether all that was begun before `on_stop` is finished."""
+        return True
+
+    # -- what a role uses
+
+    def reply(self, sender: Sender, value: Any) -> None:
+        """Answer a question that `on_message` deferred."""
+        if self.context.mailbox is not None:
+            self.context.mailbox.reply(sender, value)
+
+    def refuse(self, sender: Sender, error: ActorMQError) -> None:
+        """Answer a deferred question with an error."""
+        if self.context.mailbox is not None:
+            self.context.mailbox.refuse(sender, error)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Run `call` in the loop's thread at its next turn; may be called from any thread of this process."""
+        self._calls.append(call)
+        self.context.doorbell.ring()
+
+    @contextlib.contextmanager
+    def busy(self, state: RoleState) -> Iterator[None]:
+        """Say that this role is inside a write or sync, so that silence is reported as a slow disk."""
+        slot = self.context.slot
+        before = self.positions.role(slot, RoleCell.STATE)
+        self.positions.set_role(slot, RoleCell.BUSY_SINCE_NS, self.context.clock.monotonic_ns())
+        self.positions.set_role(slot, RoleCell.STATE, state)
+        yield
+        self.positions.set_role(slot, RoleCell.STATE, before)
+        self.positions.set_role(slot, RoleCell.BUSY_SINCE_NS, 0)
+
+    # -- pykka's extension points
+
+    @staticmethod
+    def _create_actor_inbox() -> ProcessInbox:
+        return ProcessInbox()
+
+    @staticmethod
+    def _create_future() -> ProcessFuture:
+        return ProcessFuture()
+
+    def _start_actor_loop(self) -> None:
+        """Run here and now: the process is ours alone, and this is its main thread."""
+        self._actor_loop()
+
+    def _actor_loop_setup(self) -> None:
+        assert isinstance(self.actor_inbox, ProcessInbox)
+        self.actor_inbox.on_put = self.context.doorbell.ring
+        self.loop.watch(self.context.doorbell.fd, READ, lambda events: None)
+        if self.context.mailbox is not None:
+            self.loop.watch_zmq(self.context.mailbox.socket, self._read_mailbox)
+        if self.context.line is not None:
+            self.loop.watch(self.context.line.fileno(), READ, self._on_control)
+        self.on_start()
+        self._set_state(RoleState.RUNNING)
+        self._send_up(control.Running())
+
+    def _actor_loop_running(self) -> None:
+        doorbell = self.context.doorbell
+        while not self.actor_stopped.is_set():
+            if self._turn():
+                self.loop.wait(0)
+                continue
+            doorbell.prepare_sleep()
+            if not self._turn():
+                self.loop.wait(self._sleep_until_ns())
+            doorbell.woke()
+
+    def _actor_loop_teardown(self) -> None:
+        super()._actor_loop_teardown()
+        self._set_state(RoleState.STOPPED)
+
+    def _stop(self) -> None:
+        self._begin_stop()
+
+    def on_receive(self, message: Any) -> Any:
+        return self.on_message(message, LOCAL)
+
+    # -- one turn
+
+    def _turn(self) -> bool:
+        """Do all that is there to do; True when there was something."""
+        now_ns = self.context.clock.monotonic_ns()
+        self._beat(now_ns)
+        busy = self.on_batch()
+        busy |= self._run_calls() | self._read_inbox() | self._tick(now_ns)
+        if busy:
+            self.loop.touched()
+        busy |= self.loop.dispatch_zmq() | self.loop.dispatch_timers()
+        busy |= self._read_kept()
+        if self._stop_asked:
+            self._begin_stop()
+        if self._stopping and not busy and self.drained():
+            self.actor_stopped.set()
+            return True
+        return busy
+
+    def _beat(self, now_ns: int) -> None:
+        interval_ns = self.config.supervisor.heartbeat_interval_ms * 1_000_000
+        if now_ns - self._beat_ns >= interval_ns:
+            self._beat_ns = now_ns
+            self.positions.set_role(self.context.slot, RoleCell.HEARTBEAT_NS, now_ns)
+
+    def _run_calls(self) -> bool:
+        ran = bool(self._calls)
+        while self._calls:
+            self._calls.popleft()()
+        return ran
+
+    def _read_mailbox(self, _events: int = 0) -> None:
+        mailbox = self.context.mailbox
+        assert mailbox is not None
+        for letter in mailbox.receive():
+            self._handle(letter.message, letter.sender)
+
+    def _read_kept(self) -> bool:
+        """Messages that came while a blocking ask waited."""
+        mailbox = self.context.mailbox
+        if mailbox is None or not mailbox.kept:
+            return False
+        self._read_mailbox()
+        return True
+
+    def _handle(self, message: Any, sender: Sender) -> None:
+        try:
+            value = self.on_message(message, sender)
+        except PeerError as error:
+            self.refuse(sender, error)
+            return
+        if value is not DEFERRED:
+            self.reply(sender, value)
+
+    def _read_inbox(self) -> bool:
+        ran = not self.actor_inbox.empty()
+        while not self.actor_inbox.empty():
+            envelope = self.actor_inbox.get()
+            value = self._handle_receive(envelope.message)
+            if envelope.reply_to is not None:
+                envelope.reply_to.set(value)
+        return ran
+
+    def _tick(self, now_ns: int) -> bool:
+        if self.context.mailbox is not None:
+            self.context.mailbox.expire(now_ns)
+        due_ns = self.wake_at_ns()
+        if due_ns is None or due_ns > now_ns:
+            return False
+        self.on_tick(now_ns)
+        return True
+
+    def _sleep_until_ns(self) -> int:
+        until_ns = self._beat_ns + self.config.supervisor.heartbeat_interval_ms * 1_000_000
+        due_ns = self.wake_at_ns()
+        if due_ns is not None:
+            until_ns = min(until_ns, due_ns)
+        if self.context.mailbox is not None:
+            deadline_ns = self.context.mailbox.next_deadline_ns()
+            until_ns = min(until_ns, deadline_ns) if deadline_ns is not None else until_ns
+        if ALWAYS_RINGS and self._wishes():
+            # Without fences the owner of a position may not have seen our wish: look again ourselves.
+            until_ns = min(until_ns, self.context.clock.monotonic_ns() + _UNCOMPILED_LIMIT_NS)
+        return until_ns
+
+    def _wishes(self) -> bool:
+        return any(self.positions.role(self.context.slot, cell) for cell in _WISHES)
+
+    # -- the supervisor
+
+    def _on_control(self, _events: int) -> None:
+        line = self.context.line
+        assert line is not None
+        line.flush()
+        for message, descriptors in line.receive():
+            self.apply_control(message, descriptors)
+        if line.ended:
+            os._exit(0)  # the supervisor is gone: touch nothing more
+        self._watch_line()
+
+    def _watch_line(self) -> None:
+        line = self.context.line
+        if line is not None:
+            self.loop.watch(line.fileno(), READ | WRITE if line.unsent else READ, self._on_control)
+
+    def apply_control(self, message: control.ToRole, descriptors: list[int]) -> None:
+        """Act on one message of the supervisor; runtime only."""
+        match message:
+            case control.PortOpened():
+                self._open_port(message, descriptors[0])
+            case control.PortClosed():
+                self.on_port_closed(message.kind, message.client, message.incarnation)
+            case control.RoleChanged():
+                if self.context.mailbox is not None:
+                    self.context.mailbox.role_changed(message.role, message.incarnation)
+                self.on_role_changed(message.role, message.incarnation)
+            case control.Stop():
+                self._begin_stop()
+            case _:
+                raise AssertionError(f"{message} comes only before the start")
+
+    def _open_port(self, opened: control.PortOpened, descriptor: int) -> None:
+        port = Port(Segment.attach(descriptor))
+        if opened.client == self.context.role:
+            self.ports[opened.kind] = port
+        else:
+            self.on_port_opened(opened.kind, opened.client, opened.incarnation, port)
+
+    def _begin_stop(self) -> None:
+        self._stop_asked = False
+        if not self._stopping:
+            self._stopping = True
+            self._set_state(RoleState.STOPPING)
+            self.on_stop()
+
+    def ask_to_stop(self) -> None:
+        """Stop at the next turn; for a signal handler."""
+        self._stop_asked = True
+        self.context.doorbell.ring()
+
+    def _set_state(self, state: RoleState) -> None:
+        self.positions.set_role(self.context.slot, RoleCell.STATE, state)
+
+    def _send_up(self, message: control.FromRole) -> None:
+        if self.context.line is not None:
+            self.context.line.send(message)
+            self._watch_line()
+
+
+class ThreadedRole(pykka.ThreadingActor):
+    """The same role class in a thread of a test: messages by pykka's own inbox, no process, no ZeroMQ.
+
+    `on_batch` runs until it has nothing more to do, after the start and after every message.
+    """
+
+    def __init__(self, role_class: type[ProcessActor], context: RoleContext) -> None:
+        super().__init__()
+        self.role = role_class(context)
+
+    def on_start(self) -> None:
+        self.role.on_start()
+        self._drain()
+
+    def on_receive(self, message: Any) -> Any:
+        value = self.role.on_message(message, LOCAL)
+        self._drain()
+        return value
+
+    def on_stop(self) -> None:
+        self.role.on_stop()
+        self._drain()
+
+    def _drain(self) -> None:
+        while self.role.on_batch():
+            pass
+
+
+def run_role(sock: socket.socket) -> NoReturn:
+    """Be the role that the supervisor describes over `sock`; the end of a forkserver's child."""
+    line = control.Line(sock, control.ToRole)
+    start, descriptors, later = _await_go(line)
+    log = role_logger(start.role, descriptors["log"])
+    status = EXIT_BUG
+    try:
+        status = _live(start, descriptors, later, line, log)
+    except StoreFailed as error:
+        log.critical(error.remark)
+        status = EXIT_STORE_FAILED
+    except ActorMQError as error:
+        log.critical(error.remark)
+        status = EXIT_REFUSED
+    except BaseException:
+        log.critical("died of an unknown error", exc_info=True)
+    finally:
+        os._exit(status)
+
+
+def _await_go(
+    line: control.Line,
+) -> tuple[control.Start, dict[str, int], list[tuple[control.ToRole, list[int]]]]:
+    poller = select.poll()
+    poller.register(line.fileno(), select.POLLIN)
+    came: list[tuple[control.ToRole, list[int]]] = []
+    while not any(isinstance(message, control.Go) for message, _ in came):
+        poller.poll()
+        came += line.receive()
+        if line.ended:
+            os._exit(0)
+    start, descriptors = came[0]
+    assert isinstance(start, control.Start), start
+    later = [letter for letter in came[1:] if not isinstance(letter[0], control.Go)]
+    return start, dict(zip(start.names, descriptors, strict=True)), later
+
+
+def _live(
+    start: control.Start,
+    descriptors: dict[str, int],
+    later: list[tuple[control.ToRole, list[int]]],
+    line: control.Line,
+    log: logging.Logger,
+) -> int:
+    config = control.decode_config(start.config)
+    role_class = resolve(start.class_path)
+    if role_class.writes_store:
+        lock = StoreLock(config.store.root)
+        lock.share()
+        _exit_if_orphaned(line)
+    context = _context(start, descriptors, config, line, log)
+    context.mailbox = Mailbox(
+        context.run_dir,
+        start.role,
+        start.incarnation,
+        role_class.messages,
+        PositionsDirectory(context.positions),
+    )
+    context.mailbox.lifeline_fd = line.fileno()
+    context.mailbox.on_lifeline = lambda: _exit_if_orphaned(line)
+    actor = role_class(context)
+    _take_signals(actor)
+    for message, fds in later:
+        actor.apply_control(message, fds)
+    if start.one_shot:
+        actor.stop()
+    actor._start_actor_loop()
+    context.mailbox.close(_LINGER_MS)
+    return 0
+
+
+def _exit_if_orphaned(line: control.Line) -> None:
+    """Exit when the supervisor is gone.
+
+    After the shared lock was taken this decides: a new supervisor takes byte 0 only when ours is dead.
+    """
+    if line.at_end():
+        os._exit(0)
+
+
+def _take_signals(actor: ProcessActor) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the supervisor decides the order
+    signal.signal(signal.SIGTERM, lambda number, frame: actor.ask_to_stop())
+
+
+def _context(
+    start: control.Start,
+    descriptors: dict[str, int],
+    config: BrokerConfig,
+    line: control.Line,
+    log: logging.Logger,
+) -> RoleContext:
+    by_kind: dict[str, dict[str, int]] = {"segment": {}, "doorbell": {}, "listener": {}}
+    for name, fd in descriptors.items():
+        kind, _, rest = name.partition(":")
+        if rest:
+            by_kind[kind][rest] = fd
+    segments = {name: Segment.attach(fd) for name, fd in by_kind["segment"].items()}
+    positions = Positions(segments["positions"].view)
+    return RoleContext(
+        role=start.role,
+        slot=start.slot,
+        incarnation=start.incarnation,
+        config=config,
+        positions=positions,
+        doorbells={role: Doorbell(fd, positions, slot_of(role)) for role, fd in by_kind["doorbell"].items()},
+        segments=segments,
+        run_dir=Path(start.run_dir),
+        listeners=by_kind["listener"],
+        log=log,
+        line=line,
+    )
+
+
+def resolve(class_path: str) -> type[ProcessActor]:
+    """Return the class at ``package.module:Class``."""
+    module_name, _, class_name = class_path.partition(":")
+    role_class = getattr(importlib.import_module(module_name), class_name)
+    assert isinstance(role_class, type), class_path
+    assert issubclass(role_class, ProcessActor), class_path
+    return role_class
+
+
+__all__ = [
+    "DEFERRED",
+    "EXIT_BUG",
+    "EXIT_REFUSED",
+    "EXIT_STORE_FAILED",
+    "LOCAL",
+    "PositionsDirectory",
+    "ProcessActor",
+    "ProcessInbox",
+    "Ref",
+    "RoleContext",
+    "Sender",
+    "ThreadedRole",
+    "resolve",
+    "run_role",
+]
