@@ -300,7 +300,7 @@ def open_run(
     row: int,
     queue_offset: int,
 ) -> bytearray:
-    """Return the entries to go on with at `queue_offset`: those of the last run of the row, or of a new one."""
+    """Return the entries that go on at `queue_offset`: those of the last run of the row, or of a new one."""
     run = open_runs.get(row)
     if run is not None:
         first, entries = run

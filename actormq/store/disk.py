@@ -1,0 +1,238 @@
+"""The one small interface through which the store reaches files, and the real disk behind it.
+
+Every write, sync, rename and unlink of the store is a call of a `Disk`: tests hand in one that
+records, fails or crashes instead.  Failures are `OSError`; a write is whole or an error.  No method
+ever shortens a file: a cut under a live map kills its readers by SIGBUS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+BytesLike = bytes | bytearray | memoryview
+_FALLOC_FL_KEEP_SIZE = 0x01
+_FALLOC_FL_ZERO_RANGE = 0x10
+_BUFFERS_PER_CALL: Final = 1024
+"""IOV_MAX on Linux."""
+_ZEROS: Final = bytes(1024 * 1024)
+
+
+class Disk(Protocol):
+    """What the store needs of files."""
+
+    def open(self, path: Path, *, create: bool = False, exclusive: bool = False, write: bool = True) -> int:
+        """Return a descriptor; `create` makes a missing file, `exclusive` insists that it was missing."""
+        ...
+
+    def close(self, fd: int) -> None: ...
+
+    def pwritev(self, fd: int, buffers: Sequence[BytesLike], offset: int) -> int:
+        """Write all of `buffers` at `offset` and return their length, or raise: then any part may be written."""
+        ...
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes; fewer only at the end of the file."""
+        ...
+
+    def fdatasync(self, fd: int) -> None:
+        """Make the file's bytes and size durable, whoever wrote them, through a map or not."""
+        ...
+
+    def fsync_dir(self, path: Path) -> None:
+        """Make the names in a folder durable."""
+        ...
+
+    def allocate(self, fd: int, offset: int, length: int) -> None:
+        """Reserve blocks (they read as zeros), so that writing there cannot run out of space; grows the file."""
+        ...
+
+    def extend(self, fd: int, length: int) -> None:
+        """Make a shorter file `length` bytes long, sparse."""
+        ...
+
+    def zero_range(self, fd: int, offset: int, length: int) -> None:
+        """Make a range inside the file read as zeros; its size stays."""
+        ...
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give the file at `old` the name `new`, in place of what had it."""
+        ...
+
+    def unlink(self, path: Path) -> None: ...
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
+        ...
+
+    def listdir(self, path: Path) -> list[str]:
+        """Return the names in a folder, sorted; none when there is no folder."""
+        ...
+
+    def exists(self, path: Path) -> bool: ...
+
+    def is_folder(self, path: Path) -> bool: ...
+
+    def size(self, path: Path) -> int:
+        """Return the file's length in bytes."""
+        ...
+
+    def modified_ns(self, path: Path) -> int:
+        """Return when the file's bytes were last changed; only compared with itself."""
+        ...
+
+    def mkdir(self, path: Path) -> None:
+        """Make a folder and those above it; existing ones are fine."""
+        ...
+
+    def map_read(self, fd: int, length: int) -> memoryview:
+        """Return the file's first `length` bytes, read-only; unmapped when the last reference goes."""
+        ...
+
+    def map_write(self, fd: int, length: int) -> memoryview:
+        """Return the file's first `length` bytes, writable; map only what is allocated, or written."""
+        ...
+
+    def forget(self, view: memoryview, offset: int, length: int) -> None:
+        """Say that this part of a map is not needed for now: it need not stay in memory."""
+        ...
+
+
+class RealDisk:
+    """The operating system's files."""
+
+    def open(self, path: Path, *, create: bool = False, exclusive: bool = False, write: bool = True) -> int:
+        flags = os.O_CLOEXEC | (os.O_RDWR if write else os.O_RDONLY)
+        if create:
+            flags |= os.O_CREAT
+        if exclusive:
+            flags |= os.O_CREAT | os.O_EXCL
+        return os.open(path, flags, 0o644)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def pwritev(self, fd: int, buffers: Sequence[BytesLike], offset: int) -> int:
+        left = [view for view in (memoryview(buffer).cast("B") for buffer in buffers) if len(view)]
+        start = offset
+        while left:
+            written = os.pwritev(fd, left[:_BUFFERS_PER_CALL], offset)
+            if written == 0:
+                raise OSError(errno.EIO, "a write wrote nothing")
+            offset += written
+            left = _behind(left, written)
+        return offset - start
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        parts = []
+        while size > 0:
+            part = os.pread(fd, size, offset)
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def fdatasync(self, fd: int) -> None:
+        getattr(os, "fdatasync", os.fsync)(fd)
+
+    def fsync_dir(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def allocate(self, fd: int, offset: int, length: int) -> None:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, offset, length)
+        else:
+            self.extend(fd, offset + length)
+
+    def extend(self, fd: int, length: int) -> None:
+        if os.fstat(fd).st_size < length:
+            os.ftruncate(fd, length)
+
+    def zero_range(self, fd: int, offset: int, length: int) -> None:
+        if length > 0 and not _fallocate_zeros(fd, offset, length):
+            while length > 0:
+                part = memoryview(_ZEROS)[:length]
+                self.pwritev(fd, [part], offset)
+                offset += len(part)
+                length -= len(part)
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.replace(old, new)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def remove_folder(self, path: Path) -> None:
+        os.rmdir(path)
+
+    def listdir(self, path: Path) -> list[str]:
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def is_folder(self, path: Path) -> bool:
+        return path.is_dir()
+
+    def size(self, path: Path) -> int:
+        return os.stat(path).st_size
+
+    def modified_ns(self, path: Path) -> int:
+        return os.stat(path).st_mtime_ns
+
+    def mkdir(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+    def map_read(self, fd: int, length: int) -> memoryview:
+        return memoryview(mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ))
+
+    def map_write(self, fd: int, length: int) -> memoryview:
+        return memoryview(mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE))
+
+    def forget(self, view: memoryview, offset: int, length: int) -> None:
+        start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+        if isinstance(view.obj, mmap.mmap) and length > 0:
+            with contextlib.suppress(OSError):
+                view.obj.madvise(mmap.MADV_DONTNEED, start, offset + length - start)
+
+
+def _behind(views: list[memoryview], written: int) -> list[memoryview]:
+    """Return what is left of `views` behind their first `written` bytes."""
+    for number, view in enumerate(views):
+        if written < len(view):
+            return [view[written:], *views[number + 1 :]]
+        written -= len(view)
+    return []
+
+
+def _fallocate_zeros(fd: int, offset: int, length: int) -> bool:
+    """Zero by fallocate; False where the file system or the machine has no such thing.
+
+    Raises:
+        OSError: the disk refused (EIO, ENOSPC, …).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "fallocate"):
+        return False
+    mode = _FALLOC_FL_ZERO_RANGE | _FALLOC_FL_KEEP_SIZE
+    if libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(number, os.strerror(number))
