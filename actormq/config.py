@@ -1,6 +1,6 @@
 """Settings, typed and checked: one section per role, handed down; nothing else reads files or environment.
 
-RocketMQ's own key names (``broker.conf``) are mapped in `actormq.cli.settings`; here are the values and bounds.
+RocketMQ's key names (``broker.conf``) are mapped in `actormq.cli.settings`; here are the values and bounds.
 Sizes are bytes, times milliseconds unless the name says otherwise.
 """
 

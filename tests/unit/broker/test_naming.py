@@ -33,7 +33,7 @@ class Caller:
         self.service = NameService(config or NameServerConfig(), **rest)
         self.now_ms = 0
 
-    def ask(self, code: int, body: bytes = b"", version: int = 479, **fields: str) -> RemotingCommand:
+    def ask(self, code: int, body: bytes = b"", version: int = 479, /, **fields: str) -> RemotingCommand:
         request = RemotingCommand.request(code, fields, body)
         request.version = version
         answer = self.service.handle(request, "connection", self.now_ms)
@@ -42,12 +42,12 @@ class Caller:
         assert answer.flag == FLAG_RESPONSE
         return answer
 
-    def value(self, code: int, body: bytes = b"", **fields: str) -> Any:
+    def value(self, code: int, body: bytes = b"", /, **fields: str) -> Any:
         answer = self.ask(code, body, **fields)
         assert answer.code == 0, answer.remark
         return json.loads(bytes(answer.body))
 
-    def register(self, body: bytes = BODY, **fields: str) -> RemotingCommand:
+    def register(self, body: bytes = BODY, /, **fields: str) -> RemotingCommand:
         return self.ask(103, body, **{**WHO, "haServerAddr": "10.0.0.1:2", **fields})
 
 
@@ -97,7 +97,7 @@ ROUTE = (
 )
 def test_a_route_is_written_for_its_reader(caller: Caller, version: int, fields: Any, key: str) -> None:
     """Quoted keys from 4.9.4 on or when asked; bare ones for older clients (Go); no blanks for anyone."""
-    answer = caller.ask(105, version=version, topic="T", **fields)
+    answer = caller.ask(105, b"", version, topic="T", **fields)
     assert answer.body == (ROUTE % (key, "")).encode()
 
 
