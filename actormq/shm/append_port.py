@@ -41,7 +41,7 @@ class Completion(NamedTuple):
     ticket: int
     status: int
     """A `actormq.broker.sending.PutStatus`."""
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     log_offset: int
     log_end: int
     """One past the last byte: what the positions must pass before the send is acknowledged."""
@@ -57,7 +57,7 @@ class Request(NamedTuple):
     row_incarnation: int
     queue_id: int
     kind: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     flag: int
     sys_flag: int
     reconsume_times: int
