@@ -45,7 +45,7 @@ def _extension(source: Path) -> Extension:
         [str(source)],
         depends=[str(KERNELS / "atomics.h")],
         include_dirs=[str(KERNELS)],
-        extra_compile_args=["-O3", "-fno-strict-aliasing"],
+        extra_compile_args=["-O3", "-g0", "-fno-strict-aliasing"],
         optional=True,
     )
 

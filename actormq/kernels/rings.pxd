@@ -12,9 +12,9 @@ cdef Py_ssize_t _HEAD, _TAIL, _CAPACITY, _DATA, _WORD
 cdef u64 _LAP_END
 
 cpdef u64 load_acquire(u64[::1] cells, Py_ssize_t index) except? 0
-cpdef int store_release(u64[::1] cells, Py_ssize_t index, u64 value) except -1
+cpdef void store_release(u64[::1] cells, Py_ssize_t index, u64 value) except *
 cpdef u64 fetch_add(u64[::1] cells, Py_ssize_t index, u64 value) except? 0
-cpdef int full_fence() except -1
+cpdef void full_fence() except *
 cpdef u64 store_then_load(
     u64[::1] cells, Py_ssize_t store_index, u64 value, Py_ssize_t load_index, bint fenced) except? 0
 @cython.locals(number=Py_ssize_t, wish=u64)
@@ -25,9 +25,9 @@ cdef Py_ssize_t _checked(u64[::1] cells, Py_ssize_t index) except -1
 cdef class Cells:
     cdef u64[::1] _cells
     cpdef u64 load(self, Py_ssize_t index) except? 0
-    cpdef int store(self, Py_ssize_t index, u64 value) except -1
+    cpdef void store(self, Py_ssize_t index, u64 value) except *
     cpdef u64 add(self, Py_ssize_t index, u64 value) except? 0
-    cpdef int store_then_fence(self, Py_ssize_t index, u64 value) except -1
+    cpdef void store_then_fence(self, Py_ssize_t index, u64 value) except *
     cpdef u64 fence_then_load(self, Py_ssize_t index) except? 0
     cpdef list waiters(self, Py_ssize_t first, Py_ssize_t stride, Py_ssize_t count, u64 reached)
 
@@ -51,7 +51,7 @@ cdef class RingConsumer:
     @cython.locals(tail=u64, position=u64, at=u64, size=u64, needed=u64, start=Py_ssize_t, taken=list)
     cpdef list take(self, long long limit_bytes=*)
     cdef int _pass_over(self, u64 position, list taken) except -1
-    cpdef int release(self) except -1
+    cpdef void release(self) except *
 
 
 @cython.locals(number=u64, lost=u64, seen=u64, other=u64)

@@ -1,0 +1,70 @@
+# What one does with this project.  Needs Python >= 3.11 and make; a C compiler makes it faster.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c \
+	'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+VENV := .venv
+BIN := $(VENV)/bin
+KERNELS := $(wildcard actormq/kernels/*.py actormq/kernels/*.pxd actormq/kernels/*.h)
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv kernels test lint type fmt demo bench interop soak loadtest docs clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+		printf '%-18s %s\n' "$$name" "$$text"; done
+
+venv: $(VENV)/.installed $(VENV)/.kernels ## make .venv: the package, kernels compiled where possible, and the tools
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "ActorMQ needs Python 3.11 or newer (make venv PYTHON=/path/to/python3)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -q --upgrade "setuptools>=77" "cython>=3.1"
+	ACTORMQ_PURE=1 $(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(VENV)/.kernels: $(VENV)/.installed $(KERNELS)
+	$(BIN)/python setup.py -q build_ext --inplace --parallel 2
+	@$(BIN)/python -c 'from actormq import kernels; print("kernels:", "compiled" if kernels.COMPILED else "python")'
+	@touch $@
+
+kernels: venv ## compile the kernels that have changed
+
+test: venv ## run the tests (not interop, not soak)
+	$(BIN)/python -m pytest -m "not interop and not soak" $(PYTEST_ARGS) tests
+
+lint: venv ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: venv ## check types
+	$(BIN)/mypy --strict actormq
+
+fmt: venv ## format, and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+demo: venv ## send real files through a broker that loses a consumer (FILES=...)
+	$(BIN)/python -m loadtest.demo $(FILES)
+
+bench: venv ## measure this machine
+	$(BIN)/python -m loadtest.bench
+
+interop: venv ## test against Java RocketMQ (needs Java; RMQ_WORK=folder)
+	$(BIN)/python -m pytest -m interop $(PYTEST_ARGS) tests
+
+soak: venv ## run the long tests
+	ACTORMQ_SOAK=1 $(BIN)/python -m pytest -m soak $(PYTEST_ARGS) tests
+
+loadtest: venv ## compare with RocketMQ and other brokers
+	$(BIN)/python -m loadtest.compare
+
+docs: venv ## build the documentation
+	$(BIN)/python -m sphinx -q docs build/docs
+
+clean: ## remove what was built, but .venv
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -f actormq/kernels/*.c actormq/kernels/*.so actormq/kernels/*.html $(VENV)/.kernels
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
