@@ -1,0 +1,150 @@
+"""How far each group has consumed each queue.
+
+A commit may go back: it is the consumer's word (RocketMQ only logs a warning).  The JSON file has the shape
+``{"topic@group": {queue id: offset}}``.
+Source: RocketMQ ConsumerOffsetManager.java, ConsumerManageProcessor.java.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+from actormq.errors import RequestError, ResponseCode
+from actormq.wire.registration import DataVersion
+
+SEPARATOR: Final = "@"
+COMMITS_PER_VERSION: Final = 500
+"""The data version grows once per so many commits, as RocketMQ's does."""
+OFFSETS_MAX: Final = 2_000_000
+
+
+class OffsetKey(NamedTuple):
+    """One queue of a topic as one group sees it."""
+
+    topic: str
+    group: str
+    queue_id: int
+
+
+class QueueStart(NamedTuple):
+    """What decides where a group without an offset begins."""
+
+    min_offset: int
+    max_offset: int
+    first_is_near: bool
+    """Whether message 0 is recent enough to be in memory still."""
+
+
+def first_offset(start: QueueStart, set_zero_if_not_found: bool) -> int:
+    """Return where a group that never committed begins, as code 14 answers.
+
+    Zero for a young queue: the group wants everything.  An empty one counts as young (so did RocketMQ
+    4.9): the client would ask for the end next, and skip what arrives between the two questions.
+    Raises: RequestError(QUERY_NOT_FOUND): the client decides by its own setting.
+    """
+    young = start.min_offset <= 0 and (start.max_offset <= 0 or start.first_is_near)
+    if young and set_zero_if_not_found:
+        return 0
+    raise RequestError(
+        ResponseCode.QUERY_NOT_FOUND, "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first"
+    )
+
+
+class Corrected(NamedTuple):
+    """A committed offset beyond its queue's end, set to the end after an unclean start."""
+
+    key: OffsetKey
+    committed: int
+    end: int
+
+
+class Offsets:
+    """All committed offsets."""
+
+    def __init__(self, *, offsets_max: int = OFFSETS_MAX, version: DataVersion | None = None) -> None:
+        self.offsets_max = offsets_max
+        self.version = version or DataVersion()
+        self.changed = False
+        """Whether something was committed since `saved` was called."""
+        self._table: dict[tuple[str, str], dict[int, int]] = {}
+        self._count = 0
+        self._commits = 0
+
+    def restore(self, key: OffsetKey, offset: int) -> None:
+        """Take over what a file says; later files win."""
+        queues = self._table.setdefault((key.topic, key.group), {})
+        self._count += key.queue_id not in queues
+        queues[key.queue_id] = offset
+
+    def commit(self, key: OffsetKey, offset: int, now_ms: int) -> bool:
+        """Note an offset; False when there are too many already.
+
+        Args:
+            now_ms: wall clock, for the data version.
+        """
+        queues = self._table.setdefault((key.topic, key.group), {})
+        if key.queue_id not in queues:
+            if self._count >= self.offsets_max:
+                return False
+            self._count += 1
+        elif queues[key.queue_id] == offset:
+            return True
+        queues[key.queue_id] = offset
+        self.changed = True
+        self._commits += 1
+        if self._commits % COMMITS_PER_VERSION == 0:
+            self.version = DataVersion(self.version.state_version, now_ms, self.version.counter + 1)
+        return True
+
+    def get(self, key: OffsetKey) -> int | None:
+        """Return the committed offset, None when there is none."""
+        offset = self._table.get((key.topic, key.group), {}).get(key.queue_id)
+        return offset if offset is not None and offset >= 0 else None
+
+    def correct(self, queue_end: Callable[[str, int], int | None]) -> list[Corrected]:
+        """Set every offset beyond its queue's end to the end (after an unclean start).
+
+        Args:
+            queue_end: (topic, queue id) → one past the last entry; None for a queue that does not exist.
+        """
+        corrected = []
+        for (topic, group), queues in self._table.items():
+            for queue_id, offset in queues.items():
+                end = queue_end(topic, queue_id)
+                if end is not None and offset > end:
+                    queues[queue_id] = end
+                    self.changed = True
+                    corrected.append(Corrected(OffsetKey(topic, group, queue_id), offset, end))
+        return corrected
+
+    def groups_of(self, topic: str) -> list[str]:
+        """Return the groups that have committed something of `topic`."""
+        return [group for name, group in self._table if name == topic]
+
+    def topics_of(self, group: str) -> list[str]:
+        """Return the topics of which `group` has committed something."""
+        return [topic for topic, name in self._table if name == group]
+
+    def rows(self) -> Iterator[tuple[OffsetKey, int]]:
+        """Yield every committed offset."""
+        for (topic, group), queues in self._table.items():
+            for queue_id, offset in queues.items():
+                yield OffsetKey(topic, group, queue_id), offset
+
+    def table(self) -> dict[str, dict[int, int]]:
+        """Return a copy in the shape of consumerOffset.json's ``offsetTable``."""
+        return {
+            topic + SEPARATOR + group: dict(queues)
+            for (topic, group), queues in self._table.items()
+            if queues
+        }
+
+
+def parse_table(table: Iterable[tuple[str, dict[int, int]]]) -> Iterator[tuple[OffsetKey, int]]:
+    """Yield what ``offsetTable`` says; keys that are no ``topic@group`` are left out."""
+    for name, queues in table:
+        topic, separator, group = name.partition(SEPARATOR)
+        if separator and topic and group:
+            for queue_id, offset in queues.items():
+                yield OffsetKey(topic, group, queue_id), offset
