@@ -31,7 +31,7 @@ _I32: Final = struct.Struct(">i")
 
 _INT16_ALIASES: Final = {
     code & 0xFFFF: code
-    for code in (200050, 200051, 200052, 200053, 200054, 200055, 200056, 200151, 300000, 300001)
+    for code in (*range(200050, 200057), 200151, *range(300000, 300004))
 }
 """Request codes over 32,767 lose their upper bits in a binary header; these numbers mean nothing else."""
 

@@ -153,6 +153,9 @@ _TABLE: Final[tuple[tuple[RequestCode, Role, str, str], ...]] = (
     (RequestCode.LITE_PULL_MESSAGE, Role.GATEWAY, "Topic:Sub & Group:Sub", PULL_FIELDS),
     (RequestCode.GET_ENDPOINTS, Role.GATEWAY, "Cluster:Get", ""),
     (RequestCode.GET_ROLES, Role.GATEWAY, "Cluster:Get", ""),
+    # One-way: a native client lives (anything else that it sends says so, too), or goes.
+    (RequestCode.KEEP_ALIVE, Role.GATEWAY, "Cluster:Get", ""),
+    (RequestCode.BYE, Role.GATEWAY, "Cluster:Get", ""),
     (
         RequestCode.QUERY_CONSUMER_OFFSET,
         Role.COORDINATOR,
