@@ -121,3 +121,86 @@ class StoreForeign(StoreError):
 
 class StoreLocked(StoreError):
     """Another broker, or what is left of one, works on this folder."""
+
+
+class ClientError(ActorMQError):
+    """What a producer or consumer could not do; the broker may be fine."""
+
+
+class MessageRejected(ClientError):
+    """The client's own checks refused the message: nothing was sent."""
+
+    response_code = ResponseCode.MESSAGE_ILLEGAL
+
+
+class ConnectFailed(ClientError):
+    """No connection could be made to an address."""
+
+    response_code = 10_001
+    retryable = True
+
+
+class ConnectionLost(ClientError):
+    """A connection ended with the request unanswered: it may or may not have been served."""
+
+    response_code = 10_001
+    retryable = True
+
+
+class RequestTimeout(ClientError):
+    """No answer came in time: the request may or may not have been served."""
+
+    response_code = 10_002
+    retryable = True
+
+
+class BrokerUnknown(ClientError):
+    """The route names no address for the broker that is needed (no master, or it is gone)."""
+
+    response_code = 10_003
+    retryable = True
+
+
+class NameServerUnavailable(ClientError):
+    """None of the name servers answered."""
+
+    response_code = 10_004
+    retryable = True
+
+
+class RouteNotFound(ClientError):
+    """No name server knows the topic, and it cannot be created on demand."""
+
+    response_code = 10_005
+    retryable = True
+
+
+class RequestRefused(ClientError):
+    """The other side answered with an error; its code and remark are kept."""
+
+    def __init__(self, response_code: int, remark: str | None, address: str) -> None:
+        super().__init__(
+            f"{address} answered {response_code}: {remark or 'no remark'}", response_code=response_code
+        )
+        self.peer_remark = remark
+        self.address = address
+
+
+class SendFailed(ClientError):
+    """Every attempt to send failed; the last failure is the cause, all of them are in `failures`."""
+
+    def __init__(self, remark: str, failures: list[ClientError]) -> None:
+        super().__init__(remark, response_code=failures[-1].response_code if failures else None)
+        self.failures = failures
+        self.retryable = bool(failures) and failures[-1].retryable
+
+
+class WindowFull(ClientError):
+    """Too much is waiting to be sent: the broker is slower than the caller, who should wait and try again."""
+
+    response_code = ResponseCode.SYSTEM_BUSY
+    retryable = True
+
+
+class ClientClosed(ClientError):
+    """The producer or consumer was closed (or never started)."""

@@ -1,0 +1,157 @@
+"""One connection to one address: what RocketMQ TCP and ZeroMQ links have in common.
+
+Non-blocking; the client's loop watches it.  A link is used once: when it breaks, everything that waits on it
+fails, and the next request opens another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from actormq.client.procedures import Address
+from actormq.client.tasks import Answer, Loop, Timer
+from actormq.clock import Clock
+from actormq.errors import ActorMQError, ConnectFailed, ConnectionLost, WindowFull
+from actormq.wire.command import RemotingCommand
+
+READS_PER_TURN: Final = 16
+"""So that one busy connection does not keep the others waiting."""
+
+
+class Owner(Protocol):
+    """What a link tells its network; loop thread only."""
+
+    def on_open(self, link: Link) -> None: ...
+
+    def on_request(self, link: Link, command: RemotingCommand) -> None: ...
+
+    def on_closed(self, link: Link, error: ActorMQError) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkContext:
+    """What every link needs."""
+
+    loop: Loop
+    owner: Owner
+    clock: Clock
+    connect_timeout_ms: int
+    frame_bytes_max: int
+    outgoing_bytes_max: int
+    identity: Callable[[], bytes]
+    """Makes a new ZeroMQ identity: the client's id and a number of this connection."""
+
+
+class Link:
+    """What both kinds have in common: who waits for which answer."""
+
+    def __init__(self, address: Address, context: LinkContext) -> None:
+        self.address = address
+        self._context = context
+        self._waiting: dict[int, tuple[Callable[[Answer], None], int]] = {}
+        self._lock = threading.Lock()
+        self._broken: ActorMQError | None = None
+        self._last_read_ns = 0
+        self._connect_timer: Timer | None = None
+        self.is_open = False
+
+    # -- any thread
+
+    def ask(self, command: RemotingCommand, on_answer: Callable[[Answer], None]) -> None:
+        """Send a request; `on_answer` is called in the loop's thread, never before this returns."""
+        with self._lock:
+            refusal = self._broken or self._overfull()
+            if refusal is None:
+                self._waiting[command.opaque] = (on_answer, self._context.clock.monotonic_ns())
+        if refusal is not None:
+            error = refusal
+            self._context.loop.call_soon(lambda: on_answer(error))
+            return
+        self.send(command)
+
+    def send(self, command: RemotingCommand) -> None:
+        """Send a request or an answer; silently dropped when the link is broken."""
+        raise NotImplementedError
+
+    def _overfull(self) -> ActorMQError | None:
+        if self._outgoing_bytes() <= self._context.outgoing_bytes_max:
+            return None
+        return WindowFull(
+            f"more than {self._context.outgoing_bytes_max} bytes wait to be sent to {self.address}"
+        )
+
+    def _outgoing_bytes(self) -> int:
+        raise NotImplementedError
+
+    # -- loop thread
+
+    def open(self) -> None:
+        """Begin to connect."""
+        raise NotImplementedError
+
+    def give_up(self, opaque: int) -> None:
+        """Stop waiting for an answer.  A link that has been silent since the request is taken for dead."""
+        with self._lock:
+            entry = self._waiting.pop(opaque, None)
+        if entry is not None and self._last_read_ns < entry[1]:
+            self.fail(ConnectionLost(f"{self.address} has not answered anything for too long"))
+
+    def close(self) -> None:
+        self.fail(ConnectionLost(f"the connection to {self.address} was closed by this client"))
+
+    def fail(self, error: ActorMQError) -> None:
+        """End the link; everything that waits on it is told `error`."""
+        with self._lock:
+            if self._broken is not None:
+                return
+            self._broken = error
+            waiting, self._waiting = self._waiting, {}
+        self._connected_in_time()
+        self.is_open = False
+        self._shut()
+        self._context.owner.on_closed(self, error)
+        for on_answer, _ in waiting.values():
+            on_answer(error)
+
+    def _fail_soon(self, error: ActorMQError) -> None:
+        """As `fail`, from any thread or with the lock held."""
+        self._context.loop.call_soon(lambda: self.fail(error))
+
+    def _shut(self) -> None:
+        raise NotImplementedError
+
+    def _expect_connection(self) -> None:
+        def late() -> None:
+            self.fail(
+                ConnectFailed(f"no connection to {self.address} within {self._context.connect_timeout_ms} ms")
+            )
+
+        self._connect_timer = self._context.loop.call_later(self._context.connect_timeout_ms, late)
+
+    def _connected_in_time(self) -> None:
+        if self._connect_timer is not None:
+            self._connect_timer.cancel()
+            self._connect_timer = None
+
+    def _opened(self) -> None:
+        self._connected_in_time()
+        self.is_open = True
+        self._last_read_ns = self._context.clock.monotonic_ns()
+        self._context.owner.on_open(self)
+
+    def _received(self, command: RemotingCommand) -> None:
+        if not command.is_response:
+            self._context.owner.on_request(self, command)
+            return
+        with self._lock:
+            entry = self._waiting.pop(command.opaque, None)
+        if entry is not None:
+            entry[0](command)
+
+
+def host_and_port(address: Address) -> tuple[str, int]:
+    host, _, port = address.partition("://")[2].rpartition(":")
+    return host.strip("[]"), int(port)

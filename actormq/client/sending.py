@@ -1,0 +1,303 @@
+"""Sending: which queue, which attempt, what to do after a failure.  Procedures only.
+
+Source: RocketMQ DefaultMQProducerImpl.java (sendDefaultImpl); client.md §2.3, §2.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from actormq.client import requests
+from actormq.client.batching import Batch, BatchOutcome, Item
+from actormq.client.directory import Directory
+from actormq.client.identifiers import UniqueKeys
+from actormq.client.latency import FaultTable, choose_queue
+from actormq.client.messages import (
+    Message,
+    check_body,
+    check_topic,
+    compress,
+    encode_user_properties,
+    with_unique_key,
+)
+from actormq.client.procedures import Address, Ask, Pause, Tell
+from actormq.client.requests import Outgoing, Stored
+from actormq.client.results import MessageQueue, SendResult
+from actormq.client.settings import ProducerSettings
+from actormq.clock import Clock
+from actormq.errors import (
+    BrokerUnknown,
+    ClientError,
+    ConnectFailed,
+    MessageRejected,
+    PeerError,
+    RequestRefused,
+    ResponseCode,
+    RouteNotFound,
+    SendFailed,
+)
+from actormq.message import RETRY_PREFIX, SendStatus
+from actormq.wire import batch as batch_bytes
+from actormq.wire.command import RemotingCommand
+
+QueueChoice = Callable[[Sequence[MessageQueue]], MessageQueue]
+"""Picks one of the writable queues; called again for each attempt."""
+
+_TRY_ANOTHER_QUEUE = frozenset({int(ResponseCode.TOPIC_NOT_EXIST), int(ResponseCode.NO_PERMISSION)})
+
+
+class Sender:
+    """What all sends of one producer share.
+
+    Used by any number of threads: its parts are immutable, or change by single assignments.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        settings: ProducerSettings,
+        directory: Directory,
+        clock: Clock,
+        keys: UniqueKeys,
+        first_index: int,
+    ) -> None:
+        """
+        Args:
+            first_index: where round robin begins; random, so that producers do not all start at queue 0.
+        """
+        self.group = group
+        self.settings = settings
+        self.directory = directory
+        self.faults = FaultTable()
+        self._clock = clock
+        self._keys = keys
+        self._index = count(first_index)
+
+    # -- messages to requests
+
+    def single(self, message: Message) -> Outgoing:
+        """Return a message ready to be sent.
+
+        Raises:
+            MessageRejected: it never could be.
+        """
+        check_body(message.body, self.settings.body_bytes_max)
+        properties = encode_user_properties(
+            message.tags, message.keys, message.properties, message.delay_level, message.wait_stored
+        )
+        return self._single((message.flag, message.body, properties))
+
+    def _single(self, item: Item) -> Outgoing:
+        flag, body, properties = item
+        key = self._keys.next(self._clock.wall_ms())
+        body, sys_flag = compress(body, self.settings.compress_from_bytes)
+        return Outgoing(
+            body=body,
+            properties=with_unique_key(properties, key),
+            message_ids=[key],
+            sys_flag=sys_flag,
+            flag=flag,
+        )
+
+    def batch(self, messages: Sequence[Message]) -> Outgoing:
+        """Return messages ready to be sent as one.
+
+        Raises:
+            MessageRejected: none, too much, delayed, or with different `wait_stored`.
+        """
+        if not messages:
+            raise MessageRejected("a batch has at least one message")
+        if any(message.delay_level for message in messages):
+            raise MessageRejected("a delayed message cannot be part of a batch: send it alone")
+        if len({message.wait_stored for message in messages}) > 1:
+            raise MessageRejected("all messages of a batch have the same wait_stored")
+        items = []
+        for message in messages:
+            check_body(message.body, self.settings.body_bytes_max)
+            properties = encode_user_properties(
+                message.tags, message.keys, message.properties, wait_stored=message.wait_stored
+            )
+            items.append((message.flag, message.body, properties))
+        return self._batch(items, messages[0].wait_stored)
+
+    def _batch(self, items: Sequence[Item], wait_stored: bool) -> Outgoing:
+        now_ms = self._clock.wall_ms()
+        keys = [self._keys.next(now_ms) for _ in items]
+        body = batch_bytes.encode(
+            (flag, body, with_unique_key(properties, key))
+            for (flag, body, properties), key in zip(items, keys, strict=True)
+        )
+        if len(body) > self.settings.body_bytes_max:
+            raise MessageRejected(
+                f"the batch has {len(body)} bytes; {self.settings.body_bytes_max} are allowed: split it"
+            )
+        return Outgoing(
+            body=body,
+            properties=encode_user_properties(wait_stored=wait_stored),
+            message_ids=keys,
+            batch=True,
+        )
+
+    # -- procedures
+
+    async def send(
+        self, topic: str, message: Outgoing, choose: QueueChoice | None = None, timeout_ms: int | None = None
+    ) -> SendResult:
+        """Store one message; see `store`."""
+        return (await self.store(topic, message, choose, timeout_ms)).result(message.message_ids[0])
+
+    async def send_batch(
+        self, topic: str, message: Outgoing, choose: QueueChoice | None = None, timeout_ms: int | None = None
+    ) -> BatchOutcome:
+        """Store a batch; see `store`."""
+        return _outcome(await self.store(topic, message, choose, timeout_ms), message)
+
+    async def send_collected(self, batch: Batch) -> BatchOutcome:
+        """Store what an `Accumulator` collected; a batch of one goes as an ordinary message."""
+        lane = batch.lane
+        message = (
+            self._single(batch.items[0])
+            if len(batch.items) == 1
+            else self._batch(batch.items, lane.wait_stored)
+        )
+        queue = lane.queue
+        choose = None if queue is None else lambda _: queue
+        return _outcome(await self.store(lane.topic, message, choose), message)
+
+    async def store(
+        self, topic: str, message: Outgoing, choose: QueueChoice | None = None, timeout_ms: int | None = None
+    ) -> Stored:
+        """Store a message or batch: some attempts within one time-out.
+
+        Without `choose` each attempt takes the next queue, away from the broker that just failed; with it the
+        attempts go where it says.  An attempt that timed out may have been stored: a repetition is possible.
+
+        Raises:
+            SendFailed: all attempts failed.
+            RequestRefused: an answer after which trying again makes no sense.
+            RouteNotFound, MessageRejected, PeerError.
+        """
+        timeout_ms = timeout_ms or self.settings.send_timeout_ms
+        deadline_ns = self._clock.monotonic_ns() + timeout_ms * 1_000_000
+        failures: list[ClientError] = []
+        stored: Stored | None = None
+        failed_broker: str | None = None
+        for attempt in range(1 + self.settings.retries):
+            if failures:
+                await Pause(min(self.settings.retry_pause_ms << attempt - 1, self._left_ms(deadline_ns)))
+            left_ms = self._left_ms(deadline_ns)
+            if left_ms <= 0:
+                break
+            try:
+                queues = await self.directory.publish_queues(topic, self.settings.queues_wanted)
+                queue = self._choose(queues, choose, failed_broker)
+                failed_broker = queue.broker_name
+                stored = await self._attempt(queue, message, max(1, self._left_ms(deadline_ns)))
+            except ClientError as error:
+                failures.append(error)
+                if not self._is_worth_another(error):
+                    if stored is None:
+                        raise
+                    break
+                await self._look_again(topic, error)
+                continue
+            if stored.status is SendStatus.SEND_OK or not self.settings.retry_other_broker_when_not_ok:
+                return stored
+        if stored is not None:
+            return stored
+        last = failures[-1] if failures else None
+        raise SendFailed(
+            f"a message to {topic} could not be sent in {len(failures)} attempt(s) within {timeout_ms} ms; "
+            f"last: {last or 'no time was left'}",
+            failures,
+        ) from last
+
+    def _left_ms(self, deadline_ns: int) -> int:
+        return (deadline_ns - self._clock.monotonic_ns()) // 1_000_000
+
+    def _choose(
+        self, queues: tuple[MessageQueue, ...], choose: QueueChoice | None, failed_broker: str | None
+    ) -> MessageQueue:
+        if choose is None:
+            now_ms = self._clock.monotonic_ns() // 1_000_000
+            return choose_queue(queues, next(self._index), failed_broker, self.faults, now_ms)
+        queue = choose(queues)
+        if not isinstance(queue, MessageQueue):
+            raise MessageRejected(f"the queue selector returned {queue!r:.100}, which is no MessageQueue")
+        return queue
+
+    async def _attempt(self, queue: MessageQueue, message: Outgoing, timeout_ms: int) -> Stored:
+        began_ns = self._clock.monotonic_ns()
+        failed = True
+        try:
+            address = await self.directory.master_of(queue.broker_name)
+            answer = await Ask(address, self._request(queue, message), timeout_ms)
+            stored = requests.parse_stored(answer, queue, address)
+            failed = False
+            return stored
+        except RequestRefused as error:
+            failed = error.response_code in self.settings.retry_codes
+            raise
+        finally:
+            now_ns = self._clock.monotonic_ns()
+            self.faults.note(queue.broker_name, (now_ns - began_ns) / 1e6, now_ns // 1_000_000, failed=failed)
+
+    def _request(self, queue: MessageQueue, message: Outgoing, oneway: bool = False) -> RemotingCommand:
+        return requests.send(
+            self.group,
+            queue,
+            message,
+            self._clock.wall_ms(),
+            queues_wanted=self.settings.queues_wanted,
+            oneway=oneway,
+        )
+
+    def _is_worth_another(self, error: ClientError) -> bool:
+        if isinstance(error, RequestRefused):
+            return error.response_code in self.settings.retry_codes
+        return error.retryable and not isinstance(error, RouteNotFound)
+
+    async def _look_again(self, topic: str, error: ClientError) -> None:
+        """Ask for the route again where the failure says that it may be old; keep it when nobody answers."""
+        is_stale = (
+            isinstance(error, BrokerUnknown | ConnectFailed) or error.response_code in _TRY_ANOTHER_QUEUE
+        )
+        if is_stale:
+            try:
+                await self.directory.refresh(topic)
+            except (ClientError, PeerError):
+                return
+
+    async def tell(self, topic: str, message: Outgoing, choose: QueueChoice | None = None) -> None:
+        """Send without waiting for an answer; nothing says whether it was stored.
+
+        Raises:
+            RouteNotFound, NameServerUnavailable, BrokerUnknown, MessageRejected.
+        """
+        queues = await self.directory.publish_queues(topic, self.settings.queues_wanted)
+        queue = self._choose(queues, choose, None)
+        address: Address = await self.directory.master_of(queue.broker_name)
+        await Tell(address, self._request(queue, message, oneway=True))
+
+
+def check_batch_topic(topic: str) -> None:
+    """Refuse a topic to which batches (and so collected messages) cannot be sent.
+
+    Raises:
+        MessageRejected: illegal, or a retry topic.
+    """
+    check_topic(topic)
+    if topic.startswith(RETRY_PREFIX):
+        raise MessageRejected(f"{topic} is a retry topic: batches cannot be sent to it")
+
+
+def _outcome(stored: Stored, message: Outgoing) -> BatchOutcome:
+    return BatchOutcome(
+        stored.status,
+        stored.queue,
+        stored.queue_offset,
+        stored.offset_message_ids,
+        message.message_ids,
+        stored.region,
+    )
