@@ -7,7 +7,7 @@ Source: RocketMQ ConsumerOffsetManager.java, ConsumerManageProcessor.java.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from actormq.errors import RequestError, ResponseCode
@@ -49,14 +49,6 @@ def first_offset(start: QueueStart, set_zero_if_not_found: bool) -> int:
     raise RequestError(
         ResponseCode.QUERY_NOT_FOUND, "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first"
     )
-
-
-class Corrected(NamedTuple):
-    """A committed offset beyond its queue's end, set to the end after an unclean start."""
-
-    key: OffsetKey
-    committed: int
-    end: int
 
 
 class Offsets:
@@ -101,22 +93,6 @@ class Offsets:
         """Return the committed offset, None when there is none."""
         offset = self._table.get((key.topic, key.group), {}).get(key.queue_id)
         return offset if offset is not None and offset >= 0 else None
-
-    def correct(self, queue_end: Callable[[str, int], int | None]) -> list[Corrected]:
-        """Set every offset beyond its queue's end to the end (after an unclean start).
-
-        Args:
-            queue_end: (topic, queue id) → one past the last entry; None for a queue that does not exist.
-        """
-        corrected = []
-        for (topic, group), queues in self._table.items():
-            for queue_id, offset in queues.items():
-                end = queue_end(topic, queue_id)
-                if end is not None and offset > end:
-                    queues[queue_id] = end
-                    self.changed = True
-                    corrected.append(Corrected(OffsetKey(topic, group, queue_id), offset, end))
-        return corrected
 
     def groups_of(self, topic: str) -> list[str]:
         """Return the groups that have committed something of `topic`."""

@@ -1,0 +1,109 @@
+"""Registration: RocketMQ's bytes, and that every change reaches every name server."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actormq.broker.registration import (
+    BrokerIdentity,
+    Registrar,
+    register_request,
+    registration_body,
+    unregister_request,
+)
+from actormq.broker.tables import TopicEntry
+from actormq.wire.registration import DataVersion, decode_registration
+
+WHO = BrokerIdentity(
+    name="broker-a", cluster="c", broker_id=0, address="127.0.0.1:10911", ha_address="127.0.0.1:10912"
+)
+TOPIC = TopicEntry("t", 6, 4, 2, 1, False, "SINGLE_TAG", {"message.type": "FIFO"}, [0, 1, 2, 3], [1] * 4)
+
+
+def test_a_name_server_reads_what_we_register() -> None:
+    """Our own reader of Java's bodies finds the topics and the version; the checksum covers the body."""
+    body = registration_body([TOPIC], DataVersion(0, 77, 3), 6)
+    read = decode_registration(body, 479)
+    assert read.version == DataVersion(0, 77, 3)
+    assert [(t.name, t.read_queues, t.write_queues, t.permission, t.sys_flag) for t in read.topics] == [
+        ("t", 4, 2, 6, 1)
+    ]
+    fields = register_request(WHO, b"abc").fields
+    assert fields == {
+        "brokerName": "broker-a",
+        "brokerAddr": "127.0.0.1:10911",
+        "clusterName": "c",
+        "haServerAddr": "127.0.0.1:10912",
+        "brokerId": "0",
+        "enableActingMaster": "false",
+        "compressed": "false",
+        "bodyCrc32": str(0x352441C2),
+    }
+    assert unregister_request(WHO).fields["brokerAddr"] == "127.0.0.1:10911"
+    assert b"rows" not in body
+
+
+def test_a_broker_that_takes_no_writes_says_so_for_every_topic() -> None:
+    """Clients then choose another broker."""
+    read = decode_registration(registration_body([TOPIC], DataVersion(), 4), 479)
+    assert read.topics[0].permission == 4
+
+
+def test_at_once_on_change_every_interval_and_sooner_after_a_failure() -> None:
+    """The timetable of one name server."""
+    registrar = Registrar(["ns:1", "ns:1"], 30_000)
+    assert registrar.due(0) == ["ns:1"]
+    assert registrar.due(0) == []
+    assert registrar.wake_ms() is None
+    assert registrar.answered("ns:1", 5)
+    assert registrar.wake_ms() == 30_005
+    change = registrar.changed()
+    assert not registrar.settled(change)
+    assert registrar.due(6) == ["ns:1"]
+    later = registrar.changed()
+    assert not registrar.answered("ns:1", 7)
+    assert registrar.settled(change)
+    assert not registrar.settled(later)
+    assert registrar.due(7) == ["ns:1"]
+    assert registrar.failed("ns:1", 8)
+    assert registrar.settled(later)
+    assert registrar.wake_ms() == 1_008
+    registrar.due(1_008)
+    assert not registrar.failed("ns:1", 1_009)
+    assert registrar.wake_ms() == 3_009
+    registrar.due(3_009)
+    assert registrar.answered("ns:1", 3_010)
+
+
+@given(st.integers(), st.lists(st.sampled_from(["change", "answer", "fail", "wait"]), max_size=40))
+def test_the_last_change_reaches_every_name_server_in_the_end(seed: int, steps: list[str]) -> None:
+    """Whatever failed or overlapped: when all answer again, all know the last change."""
+    chance = random.Random(seed)
+    registrar = Registrar(["a", "b"], 30_000)
+    now, under_way, told = 0, {}, {"a": -1, "b": -1}
+    for step in [*steps, *["answer", "wait"] * 4]:
+        for address in registrar.due(now):
+            assert address not in under_way, "two requests to one name server"
+            under_way[address] = registrar.change
+        if step == "change":
+            registrar.changed()
+        elif step == "wait":
+            now += 40_000
+        elif under_way:
+            for address in chance.sample(sorted(under_way), len(under_way)):
+                carried = under_way.pop(address)
+                if step == "answer":
+                    told[address] = max(told[address], carried)
+                    registrar.answered(address, now)
+                else:
+                    registrar.failed(address, now)
+    assert told == {"a": registrar.change, "b": registrar.change}
+    assert registrar.settled(registrar.change)
+
+
+def test_without_name_servers_there_is_nothing_to_do() -> None:
+    """A change is settled at once."""
+    registrar = Registrar([], 30_000)
+    assert registrar.settled(registrar.changed())
+    assert registrar.wake_ms() is None
