@@ -405,6 +405,39 @@ def put_key(
     store_i64(out, 8, timestamp)
 
 
+def cut_index(view: Any, slots: int, entries_max: int, next_number: int) -> None:
+    """End an index file before entry `next_number`; slots that led behind the cut lead to what is left.
+
+    The entries before the cut are trusted, whatever lies behind is not looked at.
+    """
+    out = pointer(memoryview(view))
+    entries_at = INDEX_HEADER_BYTES + slots * 4
+    if slots <= 0 or len(view) < entries_at + entries_max * 20 or not 1 <= next_number <= entries_max:
+        raise ValueError(f"an index file of {len(view)} bytes cannot be cut at entry {next_number}")
+    broken = bytearray(slots)
+    used = 0
+    for slot in range(slots):
+        number = load_i32(out, INDEX_HEADER_BYTES + slot * 4)
+        if number < 0 or number >= next_number:
+            store_i32(out, INDEX_HEADER_BYTES + slot * 4, 0)
+            broken[slot] = 1
+        elif number > 0:
+            used += 1
+    for number in range(1, next_number):
+        slot = (load_i32(out, entries_at + number * 20) & 0x7FFFFFFF) % slots
+        if broken[slot]:
+            if broken[slot] == 1:
+                broken[slot] = 2
+                used += 1
+            store_i32(out, INDEX_HEADER_BYTES + slot * 4, number)
+    store_i32(out, 32, used)
+    store_i32(out, 36, next_number)
+    if next_number > 1:
+        newest = entries_at + (next_number - 1) * 20
+        store_i64(out, 24, load_i64(out, newest + 4))
+        store_i64(out, 8, load_i64(out, 0) + load_i32(out, newest + 12) * 1000)
+
+
 def select(
     entries: Any,
     first_queue_offset: int,

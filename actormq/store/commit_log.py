@@ -9,9 +9,11 @@ recovery: `LogFiles.cut`.  Everyone who reads: `LogReader.view`.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +22,10 @@ from actormq.message import LogOffset
 from actormq.store.disk import BytesLike, Disk
 
 FOLDER: Final = "commitlog"
+MAKING_PREFIX: Final = "making-"
+"""Of files that are being made, in the store's root: RocketMQ would refuse a folder with one of them."""
 MAKING_SUFFIX: Final = ".making"
-"""Of a file that is not yet one of the log: left over by a crash, it is removed at the next start."""
+"""Of the same, when the folder is on another file system than the root."""
 _NAME = re.compile(r"\d{20}")
 
 
@@ -37,7 +41,7 @@ def file_name(base: int) -> str:
 
 
 def list_bases(disk: Disk, folder: Path, file_bytes: int) -> list[int]:
-    """Return the first byte of each file in `folder`, ascending; files being made are passed over.
+    """Return the first byte of each file in `folder`, ascending.
 
     A last file without bytes (RocketMQ died while making it) does not count either.
 
@@ -63,12 +67,38 @@ def list_bases(disk: Disk, folder: Path, file_bytes: int) -> list[int]:
     for base in bases:
         if base % file_bytes:
             raise StoreForeign(f"{folder / file_name(base)} does not begin at a multiple of {file_bytes}")
-    for before, after in zip(bases, bases[1:], strict=False):
+    for before, after in pairwise(bases):
         if after != before + file_bytes:
             raise StoreForeign(
                 f"{folder} has no file {file_name(before + file_bytes)} before {file_name(after)}"
             )
     return bases
+
+
+def make_file(disk: Disk, path: Path, staging: Path, prepare: Callable[[int], None]) -> int:
+    """Make the file at `path`, which has that name only once `prepare(fd)` is through; return its descriptor.
+
+    Args:
+        staging: where it is made; what a crash left there goes.
+
+    Raises:
+        OSError: as from `prepare`; nothing is left behind.
+    """
+    disk.mkdir(path.parent)
+    if disk.exists(staging):
+        disk.unlink(staging)
+    fd = disk.open(staging, exclusive=True)
+    try:
+        prepare(fd)
+        disk.rename(staging, path)
+    except OSError as error:
+        disk.close(fd)
+        disk.unlink(staging)
+        beside = path.with_name(path.name + MAKING_SUFFIX)
+        if error.errno == errno.EXDEV and staging != beside:
+            return make_file(disk, path, beside, prepare)
+        raise
+    return fd
 
 
 class LogFiles:
@@ -108,21 +138,13 @@ class LogFiles:
         """
         if self.exists(base):
             return
-        self.disk.mkdir(self.folder)
-        making = self.folder / (file_name(base) + MAKING_SUFFIX)
-        if self.disk.exists(making):
-            self.disk.unlink(making)
-        fd = self.disk.open(making, exclusive=True)
-        try:
-            self.disk.allocate(fd, 0, self.file_bytes)
-            self.disk.fdatasync(fd)
-        except OSError:
-            self.disk.close(fd)
-            self.disk.unlink(making)
-            raise
-        self.disk.close(fd)
-        self.disk.rename(making, self.path(base))
+        staging = self.folder.parent / (MAKING_PREFIX + FOLDER)
+        self.disk.close(make_file(self.disk, self.path(base), staging, self._allocate))
         self.disk.fsync_dir(self.folder)
+
+    def _allocate(self, fd: int) -> None:
+        self.disk.allocate(fd, 0, self.file_bytes)
+        self.disk.fdatasync(fd)
 
     def descriptor(self, base: int) -> int:
         """Return a descriptor of the file at `base`, open for reading and writing; it stays this object's.
@@ -260,5 +282,5 @@ class LogReader:
 
 
 def next_file(log_offset: LogOffset, file_bytes: int) -> LogOffset:
-    """Return where the file after that of `log_offset` begins: where the log goes on behind a blank record."""
+    """Return where the file after that of `log_offset` begins: there the log goes on behind a blank."""
     return LogOffset(log_offset - log_offset % file_bytes + file_bytes)

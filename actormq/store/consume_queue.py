@@ -17,7 +17,7 @@ from typing import Final
 
 from actormq.errors import ResponseCode, StoreError
 from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY, ENTRY_BYTES
-from actormq.store.commit_log import MAKING_SUFFIX, file_name, list_bases
+from actormq.store.commit_log import MAKING_PREFIX, file_name, list_bases, make_file
 from actormq.store.disk import BytesLike, Disk
 
 FOLDER: Final = "consumequeue"
@@ -80,7 +80,8 @@ class QueueFiles:
         Raises:
             OSError: ENOSPC and the like; what was written is harmless, the whole call may be repeated.
         """
-        assert len(entries) % ENTRY_BYTES == 0 and queue_offset >= 0, (len(entries), queue_offset)
+        assert len(entries) % ENTRY_BYTES == 0, len(entries)
+        assert queue_offset >= 0, queue_offset
         folder = queue_folder(self.root, topic, queue_id)
         view = memoryview(entries)
         at = queue_offset * ENTRY_BYTES
@@ -109,21 +110,12 @@ class QueueFiles:
 
     def _create(self, path: Path, first_at: int) -> int:
         """Make a queue file whose first entry will be at byte `first_at`; return its descriptor."""
-        self.disk.mkdir(path.parent)
-        making = path.with_name(path.name + MAKING_SUFFIX)
-        if self.disk.exists(making):
-            self.disk.unlink(making)
-        fd = self.disk.open(making, exclusive=True)
-        try:
+
+        def prepare(fd: int) -> None:
             self.disk.extend(fd, self.file_bytes)
-            if first_at:
-                self._fill(fd, first_at)
-            self.disk.rename(making, path)
-        except OSError:
-            self.disk.close(fd)
-            self.disk.unlink(making)
-            raise
-        return fd
+            self._fill(fd, first_at)
+
+        return make_file(self.disk, path, self.root.parent / (MAKING_PREFIX + FOLDER), prepare)
 
     def _fill(self, fd: int, end: int) -> None:
         fillers = FILLER * min(_FILLERS_PER_WRITE, end // ENTRY_BYTES)
@@ -165,7 +157,7 @@ class QueueFiles:
             self.disk.remove_folder(folder)
 
     def dirty(self) -> list[Path]:
-        """Return the files written since the last `sync` or `dirty`, and count them as synced from here on."""
+        """Return the files written since the last call: who asks makes them durable (`sync_files`)."""
         paths = list(self._dirty)
         self._dirty.clear()
         return paths

@@ -34,7 +34,7 @@ class Disk(Protocol):
     def close(self, fd: int) -> None: ...
 
     def pwritev(self, fd: int, buffers: Sequence[BytesLike], offset: int) -> int:
-        """Write all of `buffers` at `offset` and return their length, or raise: then any part may be written."""
+        """Write all of `buffers` at `offset` and return their length; if it raises, any part may be there."""
         ...
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
@@ -50,7 +50,7 @@ class Disk(Protocol):
         ...
 
     def allocate(self, fd: int, offset: int, length: int) -> None:
-        """Reserve blocks (they read as zeros), so that writing there cannot run out of space; grows the file."""
+        """Reserve blocks, which read as zeros: writing there cannot run out of space.  Grows the file."""
         ...
 
     def extend(self, fd: int, length: int) -> None:

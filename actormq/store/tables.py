@@ -1,0 +1,186 @@
+"""``config/*.json``: the tables that RocketMQ keeps as JSON, read tolerantly and replaced atomically.
+
+Read: integer keys without quotes, and whatever else fastjson writes; where the file is missing, empty or no
+JSON, its ``.bak`` sibling.  Write: the new text is durable under a temporary name before the old one becomes
+the ``.bak``, so that at every moment one of the two is whole.
+
+Source: RocketMQ ConfigManager.java, MixAll.string2File.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from actormq.errors import FrameError, StoreForeign
+from actormq.store.disk import Disk
+from actormq.wire import json
+
+FOLDER: Final = "config"
+TOPICS: Final = "topics.json"
+GROUPS: Final = "subscriptionGroup.json"
+CONSUMER_OFFSETS: Final = "consumerOffset.json"
+DELAY_OFFSETS: Final = "delayOffset.json"
+TABLE_BYTES_MAX: Final = 256 * 1024 * 1024
+"""A larger file is refused: it is nothing that RocketMQ or we wrote."""
+
+Table = dict[str, Any]
+
+
+def load(disk: Disk, path: Path) -> Table | None:
+    """Return the table at `path`, or at its ``.bak``; None when there is neither.
+
+    Raises:
+        StoreForeign: a file is there, but neither it nor the ``.bak`` is a JSON object; both stay.
+    """
+    troubles = []
+    for candidate in (path, path.with_name(path.name + ".bak")):
+        if not disk.exists(candidate):
+            continue
+        try:
+            table = parse(_read(disk, candidate))
+        except FrameError as error:
+            troubles.append(f"{candidate}: {error.remark}")
+            continue
+        if table is not None:
+            return table
+    if troubles:
+        raise StoreForeign("; ".join(troubles))
+    return None
+
+
+def parse(text: bytes) -> Table | None:
+    """Return the object in `text`; None for an empty file.
+
+    Raises:
+        FrameError: it is no JSON, nests too deeply, or is no object.
+    """
+    if not text.strip(b"\0 \t\r\n"):
+        return None
+    try:
+        table = json.loads(text)
+    except (RecursionError, UnicodeError) as error:
+        raise FrameError(f"unreadable: {error}") from None
+    if not isinstance(table, dict):
+        raise FrameError("expected an object")
+    return table
+
+
+def _read(disk: Disk, path: Path) -> bytes:
+    size = disk.size(path)
+    if size > TABLE_BYTES_MAX:
+        raise FrameError(f"{size} bytes are more than a table has")
+    fd = disk.open(path, write=False)
+    try:
+        return disk.pread(fd, size, 0)
+    finally:
+        disk.close(fd)
+
+
+def save(disk: Disk, path: Path, table: Table) -> None:
+    """Replace the table at `path` durably; the old one becomes its ``.bak``.
+
+    Raises:
+        OSError: the old table, or its ``.bak``, still stands.
+    """
+    disk.mkdir(path.parent)
+    making = path.with_name(path.name + ".tmp")
+    if disk.exists(making):
+        disk.unlink(making)
+    fd = disk.open(making, exclusive=True)
+    try:
+        options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+        disk.pwritev(fd, [orjson.dumps(table, option=options)], 0)
+        disk.fdatasync(fd)
+    finally:
+        disk.close(fd)
+    if disk.exists(path):
+        disk.rename(path, path.with_name(path.name + ".bak"))
+    disk.rename(making, path)
+    disk.fsync_dir(path.parent)
+
+
+def topic_names(table: Table | None) -> list[str]:
+    """Return the topics that a ``topics.json`` names."""
+    topics = (table or {}).get("topicConfigTable")
+    return list(topics) if isinstance(topics, dict) else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clamped:
+    """One stored progress that pointed beyond its queue's end and was set back to it."""
+
+    whose: str
+    """The group, or the delay level."""
+    topic: str
+    queue_id: int
+    stored: int
+    end: int
+
+
+def clamp_consumer_offsets(table: Table, queue_ends: dict[tuple[str, int], int]) -> list[Clamped]:
+    """Set every offset of a ``consumerOffset.json`` that is beyond its queue's end to that end.
+
+    A queue that is not there ends at 0.  Kept as it was, the group would never see the messages that
+    take these places again.
+
+    Args:
+        table: changed in place.
+        queue_ends: one past the last entry, by (topic, queue id).
+    """
+    clamped = []
+    for key, offsets in _objects(table.get("offsetTable")).items():
+        topic, _, group = key.partition("@")
+        for queue, stored in list(_objects_or_numbers(offsets).items()):
+            with contextlib.suppress(ValueError):
+                end = queue_ends.get((topic, int(queue)), 0)
+                if isinstance(stored, int) and stored > end:
+                    offsets[queue] = end
+                    clamped.append(
+                        Clamped(whose=group, topic=topic, queue_id=int(queue), stored=stored, end=end)
+                    )
+    return clamped
+
+
+def clamp_delay_offsets(
+    table: Table, schedule_topic: str, queue_ends: dict[tuple[str, int], int]
+) -> list[Clamped]:
+    """Set every offset of a ``delayOffset.json`` beyond its level's queue to that queue's end, in place.
+
+    Level n is queue n - 1 of the schedule topic.
+    """
+    clamped = []
+    offsets = _objects_or_numbers(table.get("offsetTable"))
+    for level, stored in list(offsets.items()):
+        with contextlib.suppress(ValueError):
+            queue_id = int(level) - 1
+            end = queue_ends.get((schedule_topic, queue_id), 0)
+            if isinstance(stored, int) and stored > end:
+                offsets[level] = end
+                clamped.append(
+                    Clamped(
+                        whose=f"level {level}",
+                        topic=schedule_topic,
+                        queue_id=queue_id,
+                        stored=stored,
+                        end=end,
+                    )
+                )
+    return clamped
+
+
+def _objects(value: Any) -> dict[str, Any]:
+    """Return the members of an object that are objects themselves; none of anything else."""
+    return (
+        {key: item for key, item in value.items() if isinstance(item, dict)}
+        if isinstance(value, dict)
+        else {}
+    )
+
+
+def _objects_or_numbers(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
