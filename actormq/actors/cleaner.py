@@ -1,0 +1,310 @@
+"""cleaner: makes the next log file before it is needed, and removes files that are too old.
+
+From: writer (rings when `appended` is past the middle of the last file, or when it waits for the next).
+To: writer (rings when there is a file).
+Owns: which segment files exist, the extents' `min` column, the cell CLEANED.
+Dies with it: a half-made file, which has no name that anyone opens, and a removal half done, which the
+next round does again.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final
+
+from actormq import faults
+from actormq.actors.runtime import ProcessActor, RoleContext
+from actormq.broker.queue_rows import QueueRow, QueueRows
+from actormq.config import StoreConfig
+from actormq.shm.extents import Extents
+from actormq.shm.positions import GATEWAY_SLOT, SLOTS, Position, Positions, RoleCell, RoleState
+from actormq.shm.tables import TablesReader
+from actormq.store import index
+from actormq.store.commit_log import FOLDER, LogFiles
+from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
+from actormq.store.consume_queue import QueueFiles, QueueReader, QueueRemoved, first_at_or_after
+from actormq.store.disk import Disk, RealDisk
+
+NO_ROOM: Final = RoleCell.COUNTER_0
+"""1 while the last attempt to make a log file has failed: the writer refuses at once instead of waiting."""
+REMOVED_FILES: Final = RoleCell.COUNTER_1
+
+RETRY_NS: Final = 1_000_000_000
+FIRST_ROUND_NS: Final = 60_000_000_000
+ROUND_NS: Final = 10_000_000_000
+"""RocketMQ's cleanResourceInterval, first after a minute."""
+READERS_LOOK_NS: Final = 100_000_000
+FILES_PER_ROUND: Final = 10
+EXPIRED_AT_ANY_HOUR_PERCENT: Final = 75
+_HOUR_NS: Final = 3_600_000_000_000
+
+
+class SegmentMaker:
+    """Makes log files ahead of the writer."""
+
+    def __init__(self, files: LogFiles, appended: int) -> None:
+        self.files = files
+        self.retry_at_ns: int | None = None
+        """When to try again after a failure."""
+        self.error: OSError | None = None
+        bases = files.bases()
+        self.end = bases[-1] + files.file_bytes if bases else files.base_of(appended)
+
+    @property
+    def due_from(self) -> int:
+        """The log offset from which on the next file is wanted: the middle of the last one."""
+        return max(self.end - self.files.file_bytes // 2, 1)
+
+    def make(self, appended: int, now_ns: int) -> bool:
+        """Make what is due; True when there is a new file.  A failure sets `error` and `retry_at_ns`."""
+        if self.retry_at_ns is not None and now_ns < self.retry_at_ns:
+            return False
+        made = False
+        try:
+            # Without any file, the first is due although nothing was appended.
+            while appended >= self.due_from or self.end == self.files.base_of(appended):
+                self.files.create(self.end)
+                faults.point("cleaner.file-made")
+                self.end += self.files.file_bytes
+                made = True
+        except OSError as error:
+            self.error = error
+            self.retry_at_ns = now_ns + RETRY_NS
+            return made
+        self.error = None
+        self.retry_at_ns = None
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """When a log file is too old.  Source: MessageStoreConfig.java, CleanCommitLogService."""
+
+    reserved_ns: int
+    hours: frozenset[int]
+    forced_percent: int
+
+    @classmethod
+    def of(cls, config: StoreConfig) -> Retention:
+        hours = (part.strip() for part in config.delete_when.split(";"))
+        return cls(
+            reserved_ns=config.retention_hours * _HOUR_NS,
+            hours=frozenset(int(hour) for hour in hours if hour.isdecimal()),
+            forced_percent=config.disk_warning_percent,
+        )
+
+    def choose(
+        self, files: Iterable[tuple[int, int]], wall_ns: int, hour: int, used_percent: int, below: int
+    ) -> list[int]:
+        """Return the beginnings of the files to remove: the oldest, up to the first that must stay.
+
+        Args:
+            files: beginning and time of the last change (ns) of each file but the last, oldest first.
+            hour: local hour of the day.
+            used_percent: how full the disk is.
+            below: a file that begins here or later stays: it is not yet flushed, or not dispatched.
+        """
+        forced = used_percent >= self.forced_percent
+        if not (forced or used_percent >= EXPIRED_AT_ANY_HOUR_PERCENT or hour in self.hours):
+            return []
+        chosen: list[int] = []
+        for base, changed_ns in files:
+            expired = wall_ns >= changed_ns + self.reserved_ns
+            if base >= below or not (expired or forced) or len(chosen) == FILES_PER_ROUND:
+                break
+            chosen.append(base)
+        return chosen
+
+
+class Remover:
+    """Takes the oldest part of the store away from its readers, then from the disk."""
+
+    def __init__(self, config: StoreConfig, disk: Disk, positions: Positions, extents: Extents) -> None:
+        self.config = config
+        self.disk = disk
+        self.positions = positions
+        self.extents = extents
+        self.files = LogFiles(disk, config.root / FOLDER, config.log_file_bytes)
+        self.queue_files = QueueFiles(disk, config.root / QUEUES_FOLDER, config.queue_file_entries)
+        self.retention = Retention.of(config)
+
+    def choose(self, wall_ns: int, hour: int, used_percent: int) -> list[int]:
+        """Return the log files to remove now."""
+        flushed = self.positions.get(Position.FLUSHED)
+        below = self.files.base_of(min(flushed, self.positions.get(Position.DISPATCHED)))
+        files = ((base, self.disk.modified_ns(self.files.path(base))) for base in self.files.bases()[:-1])
+        return self.retention.choose(files, wall_ns, hour, used_percent, below)
+
+    def hide(self, log_min: int, queues: Iterable[QueueRow]) -> None:
+        """Tell every reader that the log begins at `log_min`, and each queue where that leaves it."""
+        self.positions.set(Position.CLEANED, log_min)
+        faults.point("cleaner.log-hidden")
+        reader = QueueReader(self.disk, self.config.root / QUEUES_FOLDER, self.config.queue_file_entries)
+        for queue in queues:
+            extent = self.extents.read(queue.row)
+            if extent.incarnation != queue.incarnation or extent.min >= extent.max:
+                continue
+            lowest = first_at_or_after(extent.min, extent.max, log_min, _log_offset_of(reader, queue))
+            if lowest > extent.min:
+                self.extents.set_min(queue.row, lowest)
+        faults.point("cleaner.queues-hidden")
+
+    def read_by(self, log_min: int) -> list[int]:
+        """Return the slots of gateways that may still read before `log_min`."""
+        slots = range(GATEWAY_SLOT, SLOTS)
+        return [slot for slot in slots if self._reads(slot, log_min)]
+
+    def _reads(self, slot: int, log_min: int) -> bool:
+        state = self.positions.role(slot, RoleCell.STATE)
+        reading = self.positions.role(slot, RoleCell.READING_FROM)
+        return state not in (RoleState.ABSENT, RoleState.STOPPED) and 0 < reading < log_min
+
+    def unlink(self, log_min: int, queues: Iterable[QueueRow]) -> int:
+        """Remove the log files before `log_min` and what points only there; return how many log files."""
+        removed = 0
+        for base in self.files.bases()[:-1]:
+            if base >= log_min:
+                break
+            self.files.remove(base)
+            faults.point("cleaner.log-file-removed")
+            removed += 1
+        for queue in queues:
+            extent = self.extents.read(queue.row)
+            if extent.incarnation == queue.incarnation and extent.min > 0:
+                self.queue_files.remove_before(queue.topic, queue.queue_id, extent.min)
+                self._note_files(queue, extent.min)
+        faults.point("cleaner.queue-files-removed")
+        self._remove_index_before(log_min)
+        faults.point("cleaner.index-files-removed")
+        return removed
+
+    def _note_files(self, queue: QueueRow, lowest: int) -> None:
+        entries = self.config.queue_file_entries
+        self.extents.set_files(queue.row, lowest - lowest % entries, entries)
+
+    def _remove_index_before(self, log_min: int) -> None:
+        folder = self.config.root / index.FOLDER
+        size = index.file_bytes(self.config.index_slots, self.config.index_entries)
+        for name in index.list_files(self.disk, folder, size)[:-1]:
+            if _index_end(self.disk, folder / name) >= log_min:
+                break
+            self.disk.unlink(folder / name)
+
+
+def _log_offset_of(reader: QueueReader, queue: QueueRow) -> Callable[[int], int]:
+    def log_offset(entry: int) -> int:
+        try:
+            return reader.entry(queue.topic, queue.queue_id, entry, queue.incarnation)[0]
+        except QueueRemoved:
+            return -1
+
+    return log_offset
+
+
+def _index_end(disk: Disk, path: Path) -> int:
+    fd = disk.open(path, write=False)
+    try:
+        (end_offset,) = struct.unpack(">q", disk.pread(fd, 8, 24))
+    finally:
+        disk.close(fd)
+    return int(end_offset)
+
+
+class CleanerActor(ProcessActor):
+    """The wiring: when to look, and what the disk says of itself."""
+
+    writes_store: ClassVar[bool] = True
+
+    def __init__(self, context: RoleContext) -> None:
+        super().__init__(context)
+        disk = RealDisk()
+        store = self.config.store
+        self._files = LogFiles(disk, store.root / FOLDER, store.log_file_bytes)
+        self._remover = Remover(store, disk, self.positions, Extents(context.segments["extents"].view))
+        self._tables = TablesReader(context.segments["tables"].view, self.positions, context.slot)
+        self._rows = QueueRows()
+        self._round_at_ns = 0
+        self._removing_before: int | None = None
+
+    def on_start(self) -> None:
+        self._maker = SegmentMaker(self._files, self.positions.get(Position.APPENDED))
+        self.positions.set_role(self.context.slot, NO_ROOM, 0)
+        self._round_at_ns = self.context.clock.monotonic_ns() + FIRST_ROUND_NS
+        self._follow_tables()
+        self._make()
+
+    def on_batch(self) -> bool:
+        self._follow_tables()
+        return self._make()
+
+    def _follow_tables(self) -> None:
+        if self._tables.stale:
+            self._rows.apply(*self._tables.poll())
+            self._tables.mark_seen()
+
+    def _make(self) -> bool:
+        appended = self.positions.get(Position.APPENDED)
+        before = self._maker.error
+        made = False
+        if appended >= self._maker.due_from or self._maker.end == self._files.base_of(appended):
+            with self.busy(RoleState.SYNCING):
+                made = self._maker.make(appended, self.context.clock.monotonic_ns())
+        error = self._maker.error
+        self.positions.set_role(self.context.slot, NO_ROOM, 1 if error else 0)
+        # While there is no room the timer looks, not every append.
+        self.positions.set_role(
+            self.context.slot, RoleCell.WANTED_APPENDED, 0 if error else self._maker.due_from
+        )
+        if made or (error and not before):
+            self.context.doorbells["writer"].ring()
+        if error and not before:
+            self.log.error("cannot make a log file, sends will be refused: %s", error)
+        elif before and not error:
+            self.log.info("there is room for log files again")
+        return made
+
+    def wake_at_ns(self) -> int | None:
+        retry = self._maker.retry_at_ns
+        return self._round_at_ns if retry is None else min(retry, self._round_at_ns)
+
+    def on_tick(self, now_ns: int) -> None:
+        if self._maker.retry_at_ns is not None and now_ns >= self._maker.retry_at_ns:
+            self._make()
+        if now_ns < self._round_at_ns:
+            return
+        self._round_at_ns = now_ns + ROUND_NS
+        if self._removing_before is None:
+            self._choose()
+        if self._removing_before is not None:
+            self._remove(self._removing_before, now_ns)
+
+    def _choose(self) -> None:
+        wall_ms = self.context.clock.wall_ms()
+        hour = time.localtime(wall_ms / 1000).tm_hour
+        chosen = self._remover.choose(wall_ms * 1_000_000, hour, used_percent(self.config.store.root))
+        if chosen:
+            self._removing_before = chosen[-1] + self._files.file_bytes
+            self._remover.hide(self._removing_before, self._rows.queues.values())
+
+    def _remove(self, log_min: int, now_ns: int) -> None:
+        if self._remover.read_by(log_min):
+            self._round_at_ns = now_ns + READERS_LOOK_NS
+            return
+        with self.busy(RoleState.WRITING):
+            removed = self._remover.unlink(log_min, self._rows.queues.values())
+        self._removing_before = None
+        self.positions.add_role(self.context.slot, REMOVED_FILES, removed)
+        self.log.info("removed %d log files, the log begins at %d", removed, log_min)
+
+
+def used_percent(root: Path) -> int:
+    """Return how full the disk under `root` is, rounded up as RocketMQ does."""
+    stat = os.statvfs(root)
+    used = stat.f_blocks - stat.f_bfree
+    usable = used + stat.f_bavail
+    return -(-used * 100 // usable) if usable else 100
