@@ -53,8 +53,6 @@ class PortOpened(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     kind: str
     client: str
     incarnation: int
-    request_bytes: int
-    completion_bytes: int
 
 
 class PortClosed(msgspec.Struct, tag=True, frozen=True, kw_only=True):

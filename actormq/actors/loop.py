@@ -165,9 +165,9 @@ class Loop:
         Returns True when a callback ran.
         """
         ready = self._poller.poll(self._timeout(until_ns))
-        for fd, events in ready:
-            callback = self._callbacks.get(fd)
-            if callback is not None:  # an earlier callback of this round may have unwatched it
+        for fd, callback, events in [(fd, self._callbacks.get(fd), events) for fd, events in ready]:
+            # An earlier callback of this round may have closed it, and another have got its number.
+            if callback is not None and self._callbacks.get(fd) is callback:
                 callback(events)
         if ready:
             self.touched()

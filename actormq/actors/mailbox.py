@@ -22,6 +22,7 @@ import pykka
 import zmq
 from pykka import ActorDeadError, Timeout
 
+from actormq.actors.rundir import IPC_PATH_BYTES_MAX
 from actormq.errors import ActorMQError, PeerError, RequestError, ResponseCode
 
 __all__ = [
@@ -38,7 +39,6 @@ __all__ = [
 ]
 
 MESSAGES_MAX: Final = 10_000
-IPC_PATH_BYTES_MAX: Final = 107
 ASK_TIMEOUT_S: Final = 5.0
 _RECONNECT_MS: Final = 10
 _DEATH_CHECK_NS: Final = 100_000_000
@@ -209,8 +209,9 @@ class Mailbox:
         self._decoders = {kind.__name__: msgspec.msgpack.Decoder(kind) for kind in messages}
         self._encoder = msgspec.msgpack.Encoder()
         self._envelopes = msgspec.msgpack.Decoder(_Envelope)
-        self._context = zmq.Context()
-        self.socket: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
+        self.zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        """For the role's own sockets, too: one I/O thread a process; `close` closes them all."""
+        self.socket: zmq.Socket[bytes] = self.zmq.socket(zmq.PULL)
         self.socket.set_hwm(MESSAGES_MAX)
         self.socket.bind(mailbox_path(run_dir, f"{role}.{incarnation}"))
         self._outgoing: dict[str, zmq.Socket[bytes]] = {}
@@ -267,7 +268,7 @@ class Mailbox:
     def _outgoing_to(self, owner: str) -> zmq.Socket[bytes]:
         socket = self._outgoing.get(owner)
         if socket is None:
-            socket = self._context.socket(zmq.PUSH)
+            socket = self.zmq.socket(zmq.PUSH)
             socket.set_hwm(MESSAGES_MAX)
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
@@ -394,10 +395,10 @@ class Mailbox:
     def close(self, linger_ms: int = 0) -> None:
         """Close every socket; what was sent has `linger_ms` to leave."""
         for socket in self._outgoing.values():
-            socket.close(linger_ms)
+            socket.setsockopt(zmq.LINGER, linger_ms)
         self._outgoing.clear()
         self.socket.close(0)
-        self._context.term()
+        self.zmq.destroy()
 
 
 def _open_pidfd(pid: int) -> int:

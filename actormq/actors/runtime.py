@@ -30,6 +30,7 @@ import pykka
 from actormq.actors import control
 from actormq.actors.loop import READ, WRITE, Loop
 from actormq.actors.mailbox import Mailbox, ProcessFuture, ProcessRef, Sender
+from actormq.actors.status import EXIT_BUG, EXIT_REFUSED, EXIT_STORE_FAILED
 from actormq.actors.storelock import StoreLock
 from actormq.clock import Clock, SystemClock
 from actormq.config import BrokerConfig
@@ -43,16 +44,13 @@ from actormq.telemetry.log import role_logger
 if TYPE_CHECKING:
     from pykka._envelope import Envelope
 
-EXIT_BUG: Final = 70
-"""An unknown error; the traceback is in the log."""
-EXIT_STORE_FAILED: Final = 74
-"""A write or sync of the log failed: nobody may be restarted."""
-EXIT_REFUSED: Final = 78
-"""A setting, a folder or a port makes starting impossible; one sentence is in the log."""
-
 _WISHES: Final = tuple(cell for cell in RoleCell if cell.name.startswith("WANTED_"))
 _UNCOMPILED_LIMIT_NS: Final = 1_000_000
 _LINGER_MS: Final = 200
+
+
+Letters = list[tuple[control.ToRole, list[int]]]
+"""Messages of the supervisor, each with its descriptors."""
 
 
 class _Deferred:
@@ -117,6 +115,9 @@ class RoleContext:
     refs: dict[str, Ref] = field(default_factory=dict)
     mailbox: Mailbox | None = None
     line: control.Line | None = None
+    one_shot: bool = False
+    letters_before: Letters = field(default_factory=list)
+    letters_after: Letters = field(default_factory=list)
 
     @property
     def doorbell(self) -> Doorbell:
@@ -273,9 +274,15 @@ class ProcessActor(pykka.Actor):
             self.loop.watch_zmq(self.context.mailbox.socket, self._read_mailbox)
         if self.context.line is not None:
             self.loop.watch(self.context.line.fileno(), READ, self._on_control)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the supervisor orders the end
+            signal.signal(signal.SIGTERM, lambda number, frame: self._ask_to_stop())
+        self._apply(self.context.letters_before)
         self.on_start()
         self._set_state(RoleState.RUNNING)
         self._send_up(control.Running())
+        self._apply(self.context.letters_after)
+        if self.context.one_shot:
+            self.stop()
 
     def _actor_loop_running(self) -> None:
         doorbell = self.context.doorbell
@@ -392,8 +399,7 @@ class ProcessActor(pykka.Actor):
         line = self.context.line
         assert line is not None
         line.flush()
-        for message, descriptors in line.receive():
-            self.apply_control(message, descriptors)
+        self._apply(line.receive())
         if line.ended:
             os._exit(0)  # the supervisor is gone: touch nothing more
         self._watch_line()
@@ -403,8 +409,11 @@ class ProcessActor(pykka.Actor):
         if line is not None:
             self.loop.watch(line.fileno(), READ | WRITE if line.unsent else READ, self._on_control)
 
-    def apply_control(self, message: control.ToRole, descriptors: list[int]) -> None:
-        """Act on one message of the supervisor; runtime only."""
+    def _apply(self, letters: Letters) -> None:
+        for message, descriptors in letters:
+            self._apply_one(message, descriptors)
+
+    def _apply_one(self, message: control.ToRole, descriptors: list[int]) -> None:
         match message:
             case control.PortOpened():
                 self._open_port(message, descriptors[0])
@@ -433,7 +442,7 @@ class ProcessActor(pykka.Actor):
             self._set_state(RoleState.STOPPING)
             self.on_stop()
 
-    def ask_to_stop(self) -> None:
+    def _ask_to_stop(self) -> None:
         """Stop at the next turn; for a signal handler."""
         self._stop_asked = True
         self.context.doorbell.ring()
@@ -478,72 +487,61 @@ class ThreadedRole(pykka.ThreadingActor):
 def run_role(sock: socket.socket) -> NoReturn:
     """Be the role that the supervisor describes over `sock`; the end of a forkserver's child."""
     line = control.Line(sock, control.ToRole)
-    start, descriptors, later = _await_go(line)
-    log = role_logger(start.role, descriptors["log"])
+    before, after = _await_go(line)
+    start, descriptors = before.pop(0)
+    assert isinstance(start, control.Start), start
+    handed = dict(zip(start.names, descriptors, strict=True))
+    log = role_logger(start.role, handed["log"])
     status = EXIT_BUG
     try:
-        status = _live(start, descriptors, later, line, log)
-    except StoreFailed as error:
-        log.critical(error.remark)
-        status = EXIT_STORE_FAILED
-    except ActorMQError as error:
-        log.critical(error.remark)
-        status = EXIT_REFUSED
+        context = _context(start, handed, line, log)
+        context.letters_before, context.letters_after = before, after
+        status = _live(resolve(start.class_path), context, line)
     except BaseException:
         log.critical("died of an unknown error", exc_info=True)
     finally:
         os._exit(status)
 
 
-def _await_go(
-    line: control.Line,
-) -> tuple[control.Start, dict[str, int], list[tuple[control.ToRole, list[int]]]]:
+def _await_go(line: control.Line) -> tuple[Letters, Letters]:
+    """Return what came before Go (Start first), and what came after it already."""
     poller = select.poll()
     poller.register(line.fileno(), select.POLLIN)
-    came: list[tuple[control.ToRole, list[int]]] = []
+    came: Letters = []
     while not any(isinstance(message, control.Go) for message, _ in came):
         poller.poll()
         came += line.receive()
         if line.ended:
             os._exit(0)
-    start, descriptors = came[0]
-    assert isinstance(start, control.Start), start
-    later = [letter for letter in came[1:] if not isinstance(letter[0], control.Go)]
-    return start, dict(zip(start.names, descriptors, strict=True)), later
+    go = next(index for index, (message, _) in enumerate(came) if isinstance(message, control.Go))
+    return came[:go], came[go + 1 :]
 
 
-def _live(
-    start: control.Start,
-    descriptors: dict[str, int],
-    later: list[tuple[control.ToRole, list[int]]],
-    line: control.Line,
-    log: logging.Logger,
-) -> int:
-    config = control.decode_config(start.config)
-    role_class = resolve(start.class_path)
-    if role_class.writes_store:
-        lock = StoreLock(config.store.root)
-        lock.share()
-        _exit_if_orphaned(line)
-    context = _context(start, descriptors, config, line, log)
-    context.mailbox = Mailbox(
-        context.run_dir,
-        start.role,
-        start.incarnation,
-        role_class.messages,
-        PositionsDirectory(context.positions),
-    )
-    context.mailbox.lifeline_fd = line.fileno()
-    context.mailbox.on_lifeline = lambda: _exit_if_orphaned(line)
-    actor = role_class(context)
-    _take_signals(actor)
-    for message, fds in later:
-        actor.apply_control(message, fds)
-    if start.one_shot:
-        actor.stop()
-    actor._start_actor_loop()
-    context.mailbox.close(_LINGER_MS)
+def _live(role_class: type[ProcessActor], context: RoleContext, line: control.Line) -> int:
+    """Be the role until it ends; return the exit status."""
+    try:
+        if role_class.writes_store:
+            StoreLock(context.config.store.root).share()
+            _exit_if_orphaned(line)
+        mailbox = context.mailbox = _mailbox(role_class, context, line)
+        role_class.start(context)
+        mailbox.close(_LINGER_MS)
+    except StoreFailed as error:
+        context.store_failed(error.remark)
+    except ActorMQError as error:
+        if context.positions.role(context.slot, RoleCell.STATE) != RoleState.STARTING:
+            raise  # once it serves, trouble that nobody caught is a bug
+        context.log.critical(error.remark)
+        return EXIT_REFUSED
     return 0
+
+
+def _mailbox(role_class: type[ProcessActor], context: RoleContext, line: control.Line) -> Mailbox:
+    directory = PositionsDirectory(context.positions)
+    mailbox = Mailbox(context.run_dir, context.role, context.incarnation, role_class.messages, directory)
+    mailbox.lifeline_fd = line.fileno()
+    mailbox.on_lifeline = lambda: _exit_if_orphaned(line)
+    return mailbox
 
 
 def _exit_if_orphaned(line: control.Line) -> None:
@@ -555,15 +553,9 @@ def _exit_if_orphaned(line: control.Line) -> None:
         os._exit(0)
 
 
-def _take_signals(actor: ProcessActor) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the supervisor decides the order
-    signal.signal(signal.SIGTERM, lambda number, frame: actor.ask_to_stop())
-
-
 def _context(
     start: control.Start,
     descriptors: dict[str, int],
-    config: BrokerConfig,
     line: control.Line,
     log: logging.Logger,
 ) -> RoleContext:
@@ -578,7 +570,7 @@ def _context(
         role=start.role,
         slot=start.slot,
         incarnation=start.incarnation,
-        config=config,
+        config=control.decode_config(start.config),
         positions=positions,
         doorbells={role: Doorbell(fd, positions, slot_of(role)) for role, fd in by_kind["doorbell"].items()},
         segments=segments,
@@ -586,6 +578,7 @@ def _context(
         listeners=by_kind["listener"],
         log=log,
         line=line,
+        one_shot=start.one_shot,
     )
 
 

@@ -12,6 +12,7 @@ import os
 import select
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -107,6 +108,12 @@ class LogSink:
 
     def _format(self, record: logging.LogRecord) -> str:
         return record.getMessage() if record.name == "" else self._formatter.format(record)
+
+    def adopt(self, name: str) -> Callable[[], None]:
+        """Take what this process logs under `name`, too; the returned call ends that."""
+        logger = logging.getLogger(name)
+        logger.addHandler(self._handler)
+        return lambda: logger.removeHandler(self._handler)
 
     def feed(self, data: bytes) -> None:
         """Take what came out of the pipe; whole lines are written, the rest waits for its end."""
