@@ -1,0 +1,19 @@
+"""options: the options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+from actormq.cli.remote import DEFAULT_NAMESRV
+
+Namesrv: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--namesrv", "-n", envvar="NAMESRV_ADDR", metavar="HOST:PORT", help="Name servers, separated by ';'."
+    ),
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+NAMESRV_DEFAULT = DEFAULT_NAMESRV

@@ -1,0 +1,238 @@
+"""`actormq namesrv`, a real process: both fronts, brokers that vanish, the KV file, a killed role."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import zmq
+
+from actormq.cli.remote import Remote, Unreachable, split_address
+from actormq.errors import RequestError
+from actormq.wire import frame
+from actormq.wire.command import RemotingCommand, Serialize
+from actormq.wire.registration import DataVersion, RegistrationBody, TopicConfig, encode_registration
+
+READY = re.compile(r"ready in [\d.]+ s namesrv=(\S+) namesrv-zmq=(\S+) pid=(\d+) kernels=\w+\n")
+WHO = {"brokerName": "a", "brokerAddr": "10.0.0.1:1", "clusterName": "C", "brokerId": "0", "haServerAddr": ""}
+BODY = encode_registration(
+    RegistrationBody(version=DataVersion(0, 1, 1), topics=(TopicConfig(name="T"), TopicConfig(name="U")))
+)
+
+
+@dataclass
+class NameServer:
+    """One running name server."""
+
+    process: subprocess.Popen[str]
+    tcp: str
+    zmq: str
+    log: Path
+
+    def role(self) -> psutil.Process:
+        """The role's process; the supervisor is its parent's parent."""
+        names = {child.name(): child for child in psutil.Process(self.process.pid).children(recursive=True)}
+        return names["amq:nameserver"]
+
+
+@contextmanager
+def running(folder: Path, *arguments: str, **environ: str) -> Iterator[NameServer]:
+    command = [sys.executable, "-m", "actormq.cli.main", "namesrv", "--port", "0", "--zmq-port", "0"]
+    log = folder / "stderr"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "--data-dir", str(folder), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **environ},
+        )
+    assert process.stdout is not None
+    try:
+        ready = READY.fullmatch(process.stdout.readline())
+        assert ready is not None, log.read_text()
+        yield NameServer(process, ready[1], ready[2], log)
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+def until(what: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NameServer]:
+    folder = tmp_path_factory.mktemp("namesrv")
+    with running(folder, ACTORMQ_NAMESRV_SCAN_INTERVAL_MS="100") as server:
+        yield server
+
+
+@pytest.fixture
+def remote() -> Iterator[Remote]:
+    with Remote() as remote:
+        yield remote
+
+
+def test_a_registered_broker_is_found_over_both_fronts(server: NameServer, remote: Remote) -> None:
+    """TCP with either header, and ZeroMQ, answer the same route."""
+    remote.ask(server.tcp, 103, {**WHO, "zmqAddr": "10.0.0.1:2"}, BODY)
+    request = RemotingCommand.request(105, {"topic": "T"})
+    answers = [bytes(remote.ask(server.tcp, 105, {"topic": "T"}).body)]
+    request.serialize = Serialize.BINARY
+    with socket.create_connection(split_address(server.tcp), 5) as sock:
+        sock.sendall(frame.encode(request))
+        length = int.from_bytes(sock.recv(4, socket.MSG_WAITALL), "big")
+        answer = frame.decode(sock.recv(length, socket.MSG_WAITALL))
+        assert (answer.serialize, answer.opaque) == (Serialize.BINARY, request.opaque)
+        answers.append(bytes(answer.body))
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.connect(f"tcp://{server.zmq}")
+        dealer.setsockopt(zmq.RCVTIMEO, 5_000)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.send_multipart([frame.encode(request)[4:]])
+        answers.append(bytes(frame.decode_parts(*dealer.recv_multipart()).body))
+    assert len(set(answers)) == 1
+    assert json.loads(answers[0])["brokerDatas"][0]["zmqAddrs"] == {"0": "10.0.0.1:2"}
+
+
+def test_a_closed_connection_takes_its_broker_along_at_once(server: NameServer, remote: Remote) -> None:
+    """Nobody waits for the expiry of a broker whose process died."""
+    with Remote() as broker:
+        broker.ask(server.tcp, 103, {**WHO, "brokerName": "b", "brokerAddr": "10.0.0.2:1"}, BODY)
+        assert b'"b"' in bytes(remote.ask(server.tcp, 106).body)
+    until(lambda: b'"b"' not in bytes(remote.ask(server.tcp, 106).body))
+    assert "broker gone" in server.log.read_text()
+
+
+def test_a_silent_broker_expires_and_is_disconnected(server: NameServer, remote: Remote) -> None:
+    """After the time that the broker itself asked for."""
+    with Remote() as broker:
+        fields = {**WHO, "brokerName": "c", "brokerAddr": "10.0.0.3:1", "heartbeatTimeoutMillis": "200"}
+        broker.ask(server.tcp, 103, fields, BODY)
+        until(lambda: b'"c"' not in bytes(remote.ask(server.tcp, 106).body))
+        with pytest.raises(Unreachable):
+            broker.ask(server.tcp, 106)
+
+
+def test_a_malformed_frame_costs_only_its_connection(server: NameServer, remote: Remote) -> None:
+    """It is closed with one line in the log; everyone else is served."""
+    for junk in (b"\x00\x00\x00\x08\x05\x00\x00\x00junk", b"\xff" * 8):
+        with socket.create_connection(split_address(server.tcp), 5) as sock:
+            sock.sendall(junk)
+            assert sock.recv(100) == b""
+    remote.ask(server.tcp, 106)
+    until(lambda: server.log.read_text().count("closed the connection of 127.0.0.1") == 2)
+
+
+def test_kv_entries_survive_restarts(tmp_path: Path) -> None:
+    """They are on the disk when they are acknowledged."""
+    fields = {"namespace": "N", "key": "k", "value": "v"}
+    with running(tmp_path) as server, Remote() as remote:
+        remote.ask(server.tcp, 100, fields)
+        saved = tmp_path / "namesrv" / "kvConfig.json"
+        assert json.loads(saved.read_text()) == {"configTable": {"N": {"k": "v"}}}
+    with running(tmp_path) as server, Remote() as remote:
+        assert remote.ask(server.tcp, 101, fields).fields == {"value": "v"}
+
+
+def test_a_kv_entry_that_cannot_be_saved_is_no_success(tmp_path: Path) -> None:
+    """A KV path below a file."""
+    (tmp_path / "namesrv").write_text("in the way")
+    with running(tmp_path) as server, Remote() as remote:
+        with pytest.raises(RequestError, match="could not be saved"):
+            remote.ask(server.tcp, 100, {"namespace": "N", "key": "k", "value": "v"})
+        remote.ask(server.tcp, 106)
+
+
+def test_a_killed_role_is_replaced_on_the_same_ports(tmp_path: Path) -> None:
+    """Brokers and clients come back to the addresses that they know; KV entries are still there."""
+    with running(tmp_path) as server, Remote() as remote:
+        remote.ask(server.tcp, 100, {"namespace": "N", "key": "k", "value": "v"})
+        server.role().send_signal(signal.SIGKILL)
+        until(lambda: _answers(server))
+        with Remote() as again:
+            again.ask(server.tcp, 103, WHO, BODY)
+            again.ask(server.tcp, 105, {"topic": "T"})
+            assert again.ask(server.tcp, 101, {"namespace": "N", "key": "k"}).fields == {"value": "v"}
+
+
+def _answers(server: NameServer) -> bool:
+    try:
+        with Remote(timeout_s=1) as remote:
+            remote.ask(server.tcp, 106)
+    except Unreachable:
+        return False
+    return True
+
+
+def test_a_name_server_ends_cleanly(tmp_path: Path) -> None:
+    """Exit code 0, and no process of it is left."""
+    with running(tmp_path) as server:
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        assert children
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+        psutil.wait_procs(children, 5)
+        assert not [child for child in children if child.is_running()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--port", "{taken}"], "cannot listen on 127.0.0.1:{taken}"),
+        (["--port", "x"], "actormq: --port must be an integer, not 'x'"),
+        (["-c", "/nowhere/namesrv.conf"], "actormq: /nowhere/namesrv.conf cannot be read: No such file"),
+    ],
+)
+def test_what_cannot_start_says_why(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    """Exit code 2 and one sentence, no traceback."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        words = [word.format(taken=port) for word in arguments]
+        done = subprocess.run(
+            [sys.executable, "-m", "actormq.cli.main", "namesrv", "--data-dir", str(tmp_path), *words],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert sentence.format(taken=port) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broken_kv_file_is_named(tmp_path: Path) -> None:
+    """A file that is no JSON is not overwritten: the start is refused."""
+    (tmp_path / "kv.json").write_text("{nonsense")
+    (tmp_path / "n.toml").write_text(f"[namesrv]\nkv_path = '{tmp_path}/kv.json'\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "actormq.cli.main", "namesrv", "-c", str(tmp_path / "n.toml"), "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"the KV configuration {tmp_path}/kv.json cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "kv.json").read_text() == "{nonsense"
