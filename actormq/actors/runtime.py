@@ -181,6 +181,7 @@ class ProcessActor(pykka.Actor):
         self.loop = Loop(context.clock.monotonic_ns)
         self._calls: deque[Callable[[], None]] = deque()
         self._beat_ns = 0
+        self._rung = False
         self._stopping = False
         self._stop_asked = False
 
@@ -269,7 +270,7 @@ class ProcessActor(pykka.Actor):
     def _actor_loop_setup(self) -> None:
         assert isinstance(self.actor_inbox, ProcessInbox)
         self.actor_inbox.on_put = self.context.doorbell.ring
-        self.loop.watch(self.context.doorbell.fd, READ, lambda events: None)
+        self.loop.watch(self.context.doorbell.fd, READ, self._on_rung)
         if self.context.mailbox is not None:
             self.loop.watch_zmq(self.context.mailbox.socket, self._read_mailbox)
         if self.context.line is not None:
@@ -289,11 +290,12 @@ class ProcessActor(pykka.Actor):
         while not self.actor_stopped.is_set():
             if self._turn():
                 self.loop.wait(0)
-                continue
-            doorbell.prepare_sleep()
-            if not self._turn():
-                self.loop.wait(self._sleep_until_ns())
-            doorbell.woke()
+            else:
+                doorbell.prepare_sleep()
+                if not self._turn():
+                    self.loop.wait(self._sleep_until_ns())
+                doorbell.woke(self._rung)
+                self._rung = False
 
     def _actor_loop_teardown(self) -> None:
         super()._actor_loop_teardown()
@@ -304,6 +306,9 @@ class ProcessActor(pykka.Actor):
 
     def on_receive(self, message: Any) -> Any:
         return self.on_message(message, LOCAL)
+
+    def _on_rung(self, _events: int) -> None:
+        self._rung = True
 
     # -- one turn
 

@@ -58,9 +58,11 @@ class Doorbell:
         """Owner: say that the next thing is a poll.  Then look at everything again before it."""
         self._cells.store_then_fence(self._sleeping, 1)
 
-    def woke(self) -> None:
-        """Owner: say that it looks by itself again, and silence the bell."""
+    def woke(self, rung: bool = True) -> None:
+        """Owner: say that it looks by itself again, and silence the bell if the poll said that it rang."""
         self._cells.store(self._sleeping, 0)
+        if not rung:
+            return
         with contextlib.suppress(BlockingIOError):
             while len(os.read(self.fd, 4096)) == 4096:
                 pass
