@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from actormq.errors import ActorMQError, ConfigError, FrameError, RequestError
 from actormq.wire import frame, json
-from actormq.wire.command import RemotingCommand
+from actormq.wire.command import BROKER_VERSION, RemotingCommand
 from actormq.wire.headers import RequestCode
 
 DEFAULT_NAMESRV: Final = "127.0.0.1:9876"
@@ -52,15 +52,21 @@ class Remote:
         self._sockets.clear()
 
     def ask(
-        self, address: str, code: int, fields: dict[str, str] | None = None, body: bytes = b""
+        self,
+        address: str,
+        code: int,
+        fields: dict[str, str] | None = None,
+        body: bytes = b"",
+        version: int = BROKER_VERSION,
     ) -> RemotingCommand:
-        """Return the successful answer of ``host:port``.
+        """Return the successful answer of ``host:port``; `version` is the client's that we claim to be.
 
         Raises:
             Unreachable: no connection, no answer in time, or bytes that are no frame.
             RequestError: an answer with another code than 0; its remark is the server's.
         """
         request = RemotingCommand.request(code, fields, body)
+        request.version = version
         try:
             answer = self._exchange(address, request)
         except (OSError, FrameError) as error:

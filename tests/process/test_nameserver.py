@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 import zmq
+from namesrv_process import NameServer, running
 
 from actormq.cli.remote import Remote, Unreachable, split_address
 from actormq.errors import RequestError
@@ -25,49 +22,10 @@ from actormq.wire import frame
 from actormq.wire.command import RemotingCommand, Serialize
 from actormq.wire.registration import DataVersion, RegistrationBody, TopicConfig, encode_registration
 
-READY = re.compile(r"ready in [\d.]+ s namesrv=(\S+) namesrv-zmq=(\S+) pid=(\d+) kernels=\w+\n")
 WHO = {"brokerName": "a", "brokerAddr": "10.0.0.1:1", "clusterName": "C", "brokerId": "0", "haServerAddr": ""}
 BODY = encode_registration(
     RegistrationBody(version=DataVersion(0, 1, 1), topics=(TopicConfig(name="T"), TopicConfig(name="U")))
 )
-
-
-@dataclass
-class NameServer:
-    """One running name server."""
-
-    process: subprocess.Popen[str]
-    tcp: str
-    zmq: str
-    log: Path
-
-    def role(self) -> psutil.Process:
-        """The role's process; the supervisor is its parent's parent."""
-        names = {child.name(): child for child in psutil.Process(self.process.pid).children(recursive=True)}
-        return names["amq:nameserver"]
-
-
-@contextmanager
-def running(folder: Path, *arguments: str, **environ: str) -> Iterator[NameServer]:
-    command = [sys.executable, "-m", "actormq.cli.main", "namesrv", "--port", "0", "--zmq-port", "0"]
-    log = folder / "stderr"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [*command, "--data-dir", str(folder), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, **environ},
-        )
-    assert process.stdout is not None
-    try:
-        ready = READY.fullmatch(process.stdout.readline())
-        assert ready is not None, log.read_text()
-        yield NameServer(process, ready[1], ready[2], log)
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stdout.close()
 
 
 def until(what: Callable[[], bool], seconds: float = 10) -> None:
