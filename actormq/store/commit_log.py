@@ -43,11 +43,21 @@ def file_name(base: int) -> str:
 def list_bases(disk: Disk, folder: Path, file_bytes: int) -> list[int]:
     """Return the first byte of each file in `folder`, ascending.
 
-    A last file without bytes (RocketMQ died while making it) does not count either.
+    A last file without bytes (RocketMQ died while making it) does not count.
 
     Raises:
         StoreForeign: a name that is no position, a file of another size, or a gap between two files.
     """
+    bases = list_some_bases(disk, folder, file_bytes)
+    for before, after in pairwise(bases):
+        if after != before + file_bytes:
+            missing = file_name(before + file_bytes)
+            raise StoreForeign(f"{folder} has no file {missing} before {file_name(after)}")
+    return bases
+
+
+def list_some_bases(disk: Disk, folder: Path, file_bytes: int, empty_are_fine: bool = False) -> list[int]:
+    """As `list_bases`, but gaps are fine; with `empty_are_fine`, files without bytes never count."""
     bases = []
     names = [name for name in disk.listdir(folder) if not name.endswith(MAKING_SUFFIX)]
     for name in names:
@@ -57,21 +67,15 @@ def list_bases(disk: Disk, folder: Path, file_bytes: int) -> list[int]:
         if not _NAME.fullmatch(name):
             raise StoreForeign(f"{path} is no file of a store: its name is not 20 digits")
         size = disk.size(path)
-        if size == 0 and name == names[-1]:
+        if size == 0 and (empty_are_fine or name == names[-1]):
             continue
         if size != file_bytes:
             raise StoreForeign(
                 f"{path} has {size} bytes, not {file_bytes}: another file size, or half copied"
             )
+        if int(name) % file_bytes:
+            raise StoreForeign(f"{path} does not begin at a multiple of {file_bytes}")
         bases.append(int(name))
-    for base in bases:
-        if base % file_bytes:
-            raise StoreForeign(f"{folder / file_name(base)} does not begin at a multiple of {file_bytes}")
-    for before, after in pairwise(bases):
-        if after != before + file_bytes:
-            raise StoreForeign(
-                f"{folder} has no file {file_name(before + file_bytes)} before {file_name(after)}"
-            )
     return bases
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from actormq.errors import ResponseCode, StoreError
 from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY, ENTRY_BYTES
-from actormq.store.commit_log import MAKING_PREFIX, file_name, list_bases, make_file
+from actormq.store.commit_log import MAKING_PREFIX, file_name, list_some_bases, make_file
 from actormq.store.disk import BytesLike, Disk
 
 FOLDER: Final = "consumequeue"
@@ -126,23 +126,35 @@ class QueueFiles:
             at += len(part)
 
     def cut(self, topic: str, queue_id: int, queue_offset: int) -> None:
-        """End the queue before entry `queue_offset`: later files go, the rest of its file reads as zeros."""
+        """End the queue before entry `queue_offset`, durably: later files go, the rest reads as zeros.
+
+        The first file always stays: its name says that the queue's offsets were used up to there.
+        """
         folder = queue_folder(self.root, topic, queue_id)
         end = queue_offset * ENTRY_BYTES
-        for base in reversed(list_bases(self.disk, folder, self.file_bytes)):
+        bases = self.bases(topic, queue_id)
+        for base in reversed(bases):
             path = folder / file_name(base)
-            if base >= end and base > 0:
+            if base >= end and base != bases[0]:
                 self.close(path)
                 self.disk.unlink(path)
+                self.disk.fsync_dir(folder)
             elif base + self.file_bytes > end:
                 fd = self._open(path, 0)
-                self.disk.zero_range(fd, end - base, base + self.file_bytes - end)
-                self._dirty[path] = None
+                at = max(end - base, 0)
+                if self.disk.has_data(fd, at):
+                    self.disk.punch(fd, at, self.file_bytes - at)
+                    self.disk.fdatasync(fd)
+
+    def bases(self, topic: str, queue_id: int) -> list[int]:
+        """Return where each file of the queue begins, in bytes; there may be gaps."""
+        folder = queue_folder(self.root, topic, queue_id)
+        return list_some_bases(self.disk, folder, self.file_bytes, empty_are_fine=True)
 
     def remove_before(self, topic: str, queue_id: int, queue_offset: int) -> None:
         """Unlink the files that end at or before entry `queue_offset`; the last file always stays."""
         folder = queue_folder(self.root, topic, queue_id)
-        for base in list_bases(self.disk, folder, self.file_bytes)[:-1]:
+        for base in self.bases(topic, queue_id)[:-1]:
             if base + self.file_bytes <= queue_offset * ENTRY_BYTES:
                 self.close(folder / file_name(base))
                 self.disk.unlink(folder / file_name(base))

@@ -18,7 +18,9 @@ from typing import Final, Protocol
 
 BytesLike = bytes | bytearray | memoryview
 _FALLOC_FL_KEEP_SIZE = 0x01
+_FALLOC_FL_PUNCH_HOLE = 0x02
 _FALLOC_FL_ZERO_RANGE = 0x10
+_BLOCK_BYTES: Final = 4096
 _BUFFERS_PER_CALL: Final = 1024
 """IOV_MAX on Linux."""
 _ZEROS: Final = bytes(1024 * 1024)
@@ -59,6 +61,14 @@ class Disk(Protocol):
 
     def zero_range(self, fd: int, offset: int, length: int) -> None:
         """Make a range inside the file read as zeros; its size stays."""
+        ...
+
+    def punch(self, fd: int, offset: int, length: int) -> None:
+        """The same for a sparse file: the blocks are given back where the file system can."""
+        ...
+
+    def has_data(self, fd: int, offset: int) -> bool:
+        """Say whether anything at or behind `offset` may be other than zero; False is certain."""
         ...
 
     def rename(self, old: Path, new: Path) -> None:
@@ -161,12 +171,32 @@ class RealDisk:
             os.ftruncate(fd, length)
 
     def zero_range(self, fd: int, offset: int, length: int) -> None:
-        if length > 0 and not _fallocate_zeros(fd, offset, length):
-            while length > 0:
-                part = memoryview(_ZEROS)[:length]
-                self.pwritev(fd, [part], offset)
-                offset += len(part)
-                length -= len(part)
+        if not _fallocate(fd, _FALLOC_FL_ZERO_RANGE, offset, length):
+            self._write_zeros(fd, offset, length)
+
+    def punch(self, fd: int, offset: int, length: int) -> None:
+        if not _fallocate(fd, _FALLOC_FL_PUNCH_HOLE, offset, length):
+            self._write_zeros(fd, offset, length)
+
+    def _write_zeros(self, fd: int, offset: int, length: int) -> None:
+        while length > 0:
+            part = memoryview(_ZEROS)[:length]
+            self.pwritev(fd, [part], offset)
+            offset += len(part)
+            length -= len(part)
+
+    def has_data(self, fd: int, offset: int) -> bool:
+        # The block in which `offset` lies is looked at; of those behind it the file system knows.
+        block_end = offset - offset % _BLOCK_BYTES + _BLOCK_BYTES
+        if any(self.pread(fd, block_end - offset, offset)):
+            return True
+        try:
+            os.lseek(fd, block_end, getattr(os, "SEEK_DATA", os.SEEK_SET))
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return False
+            raise
+        return True
 
     def rename(self, old: Path, new: Path) -> None:
         os.replace(old, new)
@@ -220,8 +250,8 @@ def _behind(views: list[memoryview], written: int) -> list[memoryview]:
     return []
 
 
-def _fallocate_zeros(fd: int, offset: int, length: int) -> bool:
-    """Zero by fallocate; False where the file system or the machine has no such thing.
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
+    """Zero a range by fallocate; False where the file system or the machine has no such thing.
 
     Raises:
         OSError: the disk refused (EIO, ENOSPC, …).
@@ -229,8 +259,9 @@ def _fallocate_zeros(fd: int, offset: int, length: int) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "fallocate"):
         return False
-    mode = _FALLOC_FL_ZERO_RANGE | _FALLOC_FL_KEEP_SIZE
-    if libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
+    if length <= 0:
+        return True
+    if libc.fallocate(fd, mode | _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
         return True
     number = ctypes.get_errno()
     if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):

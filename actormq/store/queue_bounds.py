@@ -1,0 +1,127 @@
+"""Which entries does a queue have?  Found in its files, believed only as far as the log bears them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from actormq.errors import StoreForeign
+from actormq.kernels import records
+from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY, ENTRY_BYTES
+from actormq.store.commit_log import LogReader, LogRemoved, file_name
+from actormq.store.consume_queue import QueueFiles, first_at_or_after, queue_folder
+from actormq.store.disk import Disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a queue's files show."""
+
+    first_file_entry: int
+    min: int
+    """The first entry whose message is in the log; `max` without one."""
+    max: int
+    """One past the last entry of a record that ends at or before the bound that was asked for."""
+    log_end: int
+    """Where the record of that last entry ends; 0 without one, or when that record is not in the log."""
+    sound: bool
+    """The log has the record of the last entry at its place, and no file is missing in between."""
+
+
+def queues_on_disk(disk: Disk, root: Path) -> list[tuple[str, int]]:
+    """Return (topic, queue id) of every folder below ``<store>/consumequeue``."""
+    found = []
+    for topic in disk.listdir(root):
+        if disk.is_folder(root / topic):
+            found += [
+                (topic, int(name)) for name in disk.listdir(root / topic) if name.isascii() and name.isdigit()
+            ]
+    return found
+
+
+def find_bounds(
+    files: QueueFiles, reader: LogReader, topic: str, queue_id: int, log_min: int, bound: int
+) -> Bounds:
+    """Return which entries of a queue point at records in the log that end at or before `bound`.
+
+    Args:
+        log_min: where the log begins.
+    """
+    bases = files.bases(topic, queue_id)
+    if not bases:
+        return Bounds(first_file_entry=0, min=0, max=0, log_end=0, sound=True)
+    # Only the newest files without a gap count.
+    run = list(takewhile(lambda base: base in bases, range(bases[-1], -1, -files.file_bytes)))
+    view = _View(files, topic, queue_id)
+    first = run[-1] // ENTRY_BYTES
+    end = (run[0] + files.file_bytes) // ENTRY_BYTES
+    high = first_at_or_after(first, end, 1, lambda entry: 0 if view.is_before(entry, bound) else 1)
+    low = first_at_or_after(first, high, 1, lambda entry: 1 if view.points_to_log(entry, log_min) else 0)
+    log_end, sound = 0, len(run) == len(bases)
+    if low < high:
+        log_offset, size, _ = view.entry(high - 1)
+        log_end = log_offset + size
+        sound = sound and _is_borne_out(reader, topic, queue_id, high - 1, log_offset, size)
+    return Bounds(first_file_entry=first, min=low, max=high, log_end=log_end, sound=sound)
+
+
+class _View:
+    """The entries of one queue, by number, over the map of one file at a time."""
+
+    def __init__(self, files: QueueFiles, topic: str, queue_id: int) -> None:
+        self._files = files
+        self._folder = queue_folder(files.root, topic, queue_id)
+        self._base = -1
+        self._map = memoryview(b"")
+
+    def entry(self, number: int) -> tuple[int, int, int]:
+        at = number * ENTRY_BYTES % self._files.file_bytes
+        base = number * ENTRY_BYTES - at
+        if base != self._base:
+            fd = self._files.disk.open(self._folder / file_name(base), write=False)
+            self._map = self._files.disk.map_read(fd, self._files.file_bytes)
+            self._base = base
+            self._files.disk.close(fd)
+        log_offset, size, code = ENTRY.unpack_from(self._map, at)
+        return log_offset, size, code
+
+    def is_before(self, number: int, bound: int) -> bool:
+        """Say whether the entry is a filler, or points at a record that ends at or before `bound`."""
+        log_offset, size, _ = self.entry(number)
+        if size == BLANK_ENTRY_SIZE and log_offset == 0:
+            return True
+        return log_offset >= 0 and size > 0 and log_offset + size <= bound
+
+    def points_to_log(self, number: int, log_min: int) -> bool:
+        log_offset, size, _ = self.entry(number)
+        return size != BLANK_ENTRY_SIZE and log_offset >= log_min
+
+
+def _is_borne_out(
+    reader: LogReader, topic: str, queue_id: int, queue_offset: int, log_offset: int, size: int
+) -> bool:
+    """Say whether the log has, at the place that an entry names, the message that the entry is of."""
+    try:
+        header = records.decode(reader.view(log_offset, size), 0)
+    except (LogRemoved, ValueError):
+        return False
+    return (
+        header.total_size == size
+        and header.physical_offset == log_offset
+        and header.queue_offset == queue_offset
+        and header.queue_id == queue_id
+        and header.topic == topic.encode("utf-8", "surrogatepass")
+    )
+
+
+def check_no_queues_without_log(files: QueueFiles) -> None:
+    """Refuse a store that has queue entries but no log.
+
+    Raises:
+        StoreForeign: it was copied in part, or the log lies elsewhere.
+    """
+    for topic, queue_id in queues_on_disk(files.disk, files.root):
+        if files.bases(topic, queue_id):
+            folder = queue_folder(files.root, topic, queue_id)
+            raise StoreForeign(f"{folder} has queue entries, but there is no commit log: copied in part?")

@@ -1,0 +1,474 @@
+"""From whatever the last broker left to a store that may be appended to.
+
+Three ways to the end of the log:
+ - our own end mark is there and nobody has written since: it says everything, nothing is looked through;
+ - a clean stop without it (RocketMQ was here): RocketMQ's rule, the log from the last file that the queues
+   have reached;
+ - `abort` is there: the log from the point that the checkpoint calls durable (our offsets if they are valid,
+   else RocketMQ's times), every record with its CRC; the tail behind the last good record is cut.
+Then what the log has and the queues or the index lack is dispatched again, what they have and the log lacks
+is cut, and everything is synced.  Nothing that looks foreign is repaired by deleting it.
+
+Source: RocketMQ DefaultMessageStore.recover, CommitLog.recoverNormally, recoverAbnormally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from actormq.config import StoreConfig
+from actormq.errors import StoreForeign
+from actormq.kernels import queues, records
+from actormq.kernels.records import ScanEnd
+from actormq.store import checkpoint as checkpoints
+from actormq.store import commit_log, consume_queue, index, marks, tables
+from actormq.store.checkpoint import Checkpoint
+from actormq.store.commit_log import MAKING_PREFIX, MAKING_SUFFIX, LogFiles, LogReader, file_name
+from actormq.store.consume_queue import BadName, QueueFiles, queue_folder
+from actormq.store.disk import Disk
+from actormq.store.index import IndexWriter
+from actormq.store.log_scan import find_end
+from actormq.store.marks import Mark, QueueExtent, Queues
+from actormq.store.queue_bounds import Bounds, check_no_queues_without_log, find_bounds, queues_on_disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredStore:
+    """What the broker starts with.  Everything named here is durable."""
+
+    clean: bool
+    """The last broker stopped cleanly."""
+    log_min: int
+    log_end: int
+    """Where the next record goes; also the end of what is dispatched."""
+    last_store_timestamp: int
+    """0 when it is not known: no record was looked at."""
+    queues: Queues
+    topics: list[str]
+    """Named in topics.json, or having queues."""
+    checkpoint: Checkpoint
+    scanned_bytes: int
+    notes: list[str] = field(default_factory=list)
+    """What was found and done, for the log: one sentence each."""
+
+
+def recover(
+    disk: Disk,
+    config: StoreConfig,
+    *,
+    wall_ms: int,
+    pid: int,
+    delay_ms: list[int],
+    rebuild: bool = False,
+) -> RecoveredStore:
+    """Bring the store below ``config.root`` into order and say what is in it.
+
+    From here on `abort` is there, until `marks.close_store`.
+
+    Args:
+        wall_ms: now, to name a new index file.
+        pid: who works here, for `abort`.
+        delay_ms: of delay levels 1, 2, … (the schedule topic's entries keep the delivery time).
+        rebuild: make all queues and the index anew from the log.
+
+    Raises:
+        StoreForeign: the folder holds something else than a whole store; nothing was changed.
+        OSError: the disk failed; the next recovery starts from the same place.
+    """
+    return _Recovery(disk, config, wall_ms, delay_ms).run(pid, rebuild)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """From where to look."""
+
+    scan: int
+    """Records are looked at from here on; a record or a file begins here."""
+    queues: int
+    """Queue entries of records that end at or before here are trusted, those behind are made again."""
+    index: int
+    """The same for the index keys."""
+    durable: int
+    """Every byte of the log before it was once on the disk: what is wrong there is damage, no torn tail."""
+
+
+class _Recovery:
+    def __init__(self, disk: Disk, config: StoreConfig, wall_ms: int, delay_ms: list[int]) -> None:
+        self.disk = disk
+        self.config = config
+        self.root = config.root
+        self.wall_ms = wall_ms
+        self.delay_ms = delay_ms
+        self.log = LogFiles(disk, self.root / commit_log.FOLDER, config.log_file_bytes)
+        self.reader = LogReader(disk, self.root / commit_log.FOLDER, config.log_file_bytes, maps_max=4)
+        self.queue_files = QueueFiles(disk, self.root / consume_queue.FOLDER, config.queue_file_entries)
+        self.index = _IndexRecovery(disk, config)
+        self.notes: list[str] = []
+
+    def run(self, pid: int, rebuild: bool) -> RecoveredStore:
+        try:
+            return self._run(pid, rebuild)
+        finally:
+            self.log.close()
+            self.queue_files.close()
+            self.index.close()
+
+    def _run(self, pid: int, rebuild: bool) -> RecoveredStore:
+        clean = not marks.has_abort(self.disk, self.root)
+        self.bases = self.log.bases()
+        if not self.bases:
+            check_no_queues_without_log(self.queue_files)
+        self.log_min = self.bases[0] if self.bases else 0
+        self.topics = self._topics()
+        known = checkpoints.read(self.disk, self.root / checkpoints.NAME)
+        mark = marks.read_clean(self.disk, self.root) if clean and not rebuild else None
+        if mark is not None and self._is_end(mark):
+            self._begin(pid)
+            self._sync_log(self.bases[-1:])
+            return self._recovered(clean, mark, known, 0)
+        # Only looked at so far: what is foreign is refused before anything changes.
+        bounds, plan = self._plan(clean, rebuild, known)
+        found = find_end(self.reader, self.bases, plan.scan, plan.durable, self.config.check_crc_on_recover)
+        self.notes += [str(damage) for damage in found.damages]
+        self._begin(pid)
+        end = found.end
+        self.log.cut(end)
+        self.index.cut(clean, rebuild, known)
+        queues_now = self._replay(plan, bounds, found.stretches, rebuild)
+        if queues_now is None:
+            self.notes.append("the queues do not fit the log: they are made anew from all of it")
+            queues_now = self._replay_all(end)
+        self.queue_files.sync()
+        self._sync_log(self.log.bases())
+        stamp = found.last_store_timestamp
+        last = replace(
+            known,
+            log_timestamp=stamp or known.log_timestamp,
+            queues_timestamp=stamp or known.queues_timestamp,
+            ours=True,
+            log_flushed=end,
+            queues_flushed=end,
+        )
+        last = self.index.sync(last)
+        checkpoints.write(self.disk, self.root / checkpoints.NAME, last)
+        mark = Mark(
+            log_min=self.log_min,
+            log_end=end,
+            last_store_timestamp=stamp or known.log_timestamp,
+            queues=queues_now,
+        )
+        return self._recovered(clean, mark, last, found.scanned_bytes)
+
+    def _recovered(self, clean: bool, mark: Mark, last: Checkpoint, scanned: int) -> RecoveredStore:
+        topics = dict.fromkeys(self.topics) | dict.fromkeys(topic for topic, _ in mark.queues)
+        return RecoveredStore(
+            clean=clean,
+            log_min=mark.log_min,
+            log_end=mark.log_end,
+            last_store_timestamp=mark.last_store_timestamp,
+            queues=mark.queues,
+            topics=list(topics),
+            checkpoint=last,
+            scanned_bytes=scanned,
+            notes=self.notes,
+        )
+
+    def _begin(self, pid: int) -> None:
+        """From here on things change: a crash must find `abort`, and no end mark."""
+        marks.create_abort(self.disk, self.root, pid)
+        marks.remove_clean(self.disk, self.root)
+        for folder in (self.root, self.log.folder):
+            for name in self.disk.listdir(folder):
+                if name.startswith(MAKING_PREFIX) or name.endswith(MAKING_SUFFIX):
+                    self.disk.unlink(folder / name)
+
+    def _topics(self) -> list[str]:
+        table = tables.load(self.disk, self.root / tables.FOLDER / tables.TOPICS)
+        folders = [
+            name
+            for name in self.disk.listdir(self.queue_files.root)
+            if self.disk.is_folder(self.queue_files.root / name)
+        ]
+        return list(dict.fromkeys(tables.topic_names(table) + folders))
+
+    def _is_end(self, mark: Mark) -> bool:
+        """Say whether the log still ends where the mark says: zeros there, and in the file after it."""
+        if not self.bases:
+            return mark.log_end == 0
+        if mark.log_min != self.log_min:
+            return False
+        for offset in (mark.log_end, self.log.base_of(mark.log_end) + self.log.file_bytes):
+            base = self.log.base_of(offset)
+            if base in self.bases:
+                found = records.scan(self.reader.file(base), offset - base, base, True, offset - base + 1)
+                if found.reason not in (ScanEnd.EMPTY, ScanEnd.STOP) or found.records:
+                    return False
+        return self.log_min <= mark.log_end <= self.bases[-1] + self.log.file_bytes
+
+    # Where to begin.
+
+    def _plan(
+        self, clean: bool, rebuild: bool, known: Checkpoint
+    ) -> tuple[dict[tuple[str, int], Bounds], _Plan]:
+        """Decide from where to look, and say what the queues have up to there."""
+        if not self.bases:
+            return {}, _Plan(scan=0, queues=0, index=0, durable=0)
+        top = self.bases[-1] + self.log.file_bytes
+        if known.ours and known.log_flushed > top:
+            raise StoreForeign(
+                f"the log was whole up to offset {known.log_flushed}, but its last file "
+                f"{file_name(self.bases[-1])} ends at {top}: it was copied in part"
+            )
+        if clean and not rebuild:
+            return self._plan_clean(top)
+        if known.ours:
+            plan = _Plan(
+                scan=known.log_flushed,
+                queues=known.queues_flushed,
+                index=self.index.trusted(known, self.log_min),
+                durable=known.log_flushed,
+            )
+        else:
+            plan = self._plan_by_time(known)
+        if rebuild:
+            plan = replace(plan, queues=self.log_min, index=self.log_min)
+        plan = self._from_log_min(plan)
+        return self._bounds(plan.queues), plan
+
+    def _from_log_min(self, plan: _Plan) -> _Plan:
+        """Return `plan` inside the log, its scan early enough for queues and index."""
+        queues_from = max(plan.queues, self.log_min)
+        index_from = max(plan.index, self.log_min)
+        scan = max(min(plan.scan, queues_from, index_from), self.log_min)
+        return replace(plan, scan=scan, queues=queues_from, index=index_from)
+
+    def _plan_clean(self, top: int) -> tuple[dict[tuple[str, int], Bounds], _Plan]:
+        """RocketMQ stopped cleanly: look from the last file that the queues have reached."""
+        bounds = self._bounds(top)
+        reached = max((each.log_end for each in bounds.values() if each.sound), default=self.log_min)
+        if not all(each.sound for each in bounds.values()):
+            self.notes.append("some queues do not fit the log: all are made anew from it")
+            plan = _Plan(scan=self.log_min, queues=self.log_min, index=reached, durable=reached)
+            return self._bounds(self.log_min), plan
+        scan = self._last_file(lambda header: header.physical_offset <= reached)
+        return bounds, self._from_log_min(_Plan(scan=scan, queues=reached, index=reached, durable=reached))
+
+    def _plan_by_time(self, known: Checkpoint) -> _Plan:
+        """RocketMQ was killed: look from the last file that begins in what the checkpoint calls durable."""
+        scan = self._last_file(lambda header: header.store_timestamp <= known.replay_from_ms)
+        durable = self._last_file(lambda header: header.store_timestamp <= known.log_timestamp)
+        return _Plan(scan=scan, queues=scan, index=self.index.trusted(known, scan), durable=durable)
+
+    def _last_file(self, fits: Callable[[records.Header], bool]) -> int:
+        """Return the last file whose first record is whole, has a store time and fits; else the first."""
+        for base in reversed(self.bases):
+            view = self.reader.file(base)
+            if records.scan(view, 0, base, False, 1).records:
+                header = records.decode(view, 0)
+                if header.store_timestamp and fits(header):
+                    return base
+        return self.log_min
+
+    def _bounds(self, bound: int) -> dict[tuple[str, int], Bounds]:
+        root = self.queue_files.root
+        return {
+            (topic, queue_id): find_bounds(
+                self.queue_files, self.reader, topic, queue_id, self.log_min, bound
+            )
+            for topic, queue_id in queues_on_disk(self.disk, root)
+        }
+
+    # What the log has and the queues lack.
+
+    def _replay_all(self, end: int) -> Queues:
+        """Make all queues anew from all of the log."""
+        found = find_end(self.reader, self.log.bases(), self.log_min, end, False)
+        plan = _Plan(scan=self.log_min, queues=self.log_min, index=end, durable=end)
+        result = self._replay(plan, self._bounds(self.log_min), found.stretches, True)
+        assert result is not None
+        return result
+
+    def _replay(
+        self,
+        plan: _Plan,
+        bounds: dict[tuple[str, int], Bounds],
+        stretches: list[tuple[int, int]],
+        rebuild: bool,
+    ) -> Queues | None:
+        """Dispatch again from `plan` on, and cut what the queues have beyond the log.
+
+        Returns:
+            None when an entry would not follow the trusted ones (never when `rebuild` is on: then it may).
+        """
+        replay = _Replay(self, bounds, rebuild)
+        for start, end in _split(stretches, (plan.queues, plan.index)):
+            if start >= min(plan.queues, plan.index):
+                replay.dispatch(start, end, start >= plan.queues, start >= plan.index)
+        if not replay.fits:
+            return None
+        return replay.finish()
+
+    def _sync_log(self, bases: list[int]) -> None:
+        """Make the log durable: `flushed` begins with a sync that succeeded, never with what was read."""
+        for base in bases:
+            self.disk.fdatasync(self.log.descriptor(base))
+        if bases:
+            self.disk.fsync_dir(self.log.folder)
+
+
+def _split(stretches: list[tuple[int, int]], at: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return the stretches, cut in two wherever one of the offsets `at` lies inside."""
+    result: list[tuple[int, int]] = []
+    for start, end in stretches:
+        borders = [start, *sorted(offset for offset in set(at) if start < offset < end), end]
+        result += pairwise(borders)
+    return result
+
+
+class _Replay:
+    """Dispatches stretches of log into the queues (and the index), and keeps count of each queue."""
+
+    def __init__(self, recovery: _Recovery, bounds: dict[tuple[str, int], Bounds], rebuild: bool) -> None:
+        self._recovery = recovery
+        self._rebuild = rebuild
+        self.fits = True
+        self._bounds = bounds
+        self._extents = {key: (each.min, each.max) for key, each in bounds.items()}
+        self._rows: dict[tuple[bytes, int], int] = {}
+        self._queues: list[tuple[str, int] | None] = []
+
+    def dispatch(self, start: int, end: int, want_queues: bool, want_index: bool) -> None:
+        """Dispatch the good records in [start, end), all of one file."""
+        recovery = self._recovery
+        base = recovery.log.base_of(start)
+        view = recovery.reader.file(base)
+        at = start - base
+        while at < end - base:
+            made = queues.dispatch(view, at, end - base, base, self._rows, recovery.delay_ms, want_index)
+            for row, first, entries in made.runs if want_queues else []:
+                self._write(self._queues[row], first, entries)
+            if want_index:
+                recovery.index.put(made.keys, recovery.wall_ms)
+            stuck = made.end == at
+            at = made.end
+            if made.reason == queues.UNKNOWN_QUEUE:
+                self._add_row(view, at)
+            elif made.reason != ScanEnd.STOP or stuck:
+                # The offset at which trust ends was no record's: nothing that begins there can be right.
+                self.fits = False
+                return
+        recovery.disk.forget(view, start - base, end - start)
+
+    def _add_row(self, view: memoryview, at: int) -> None:
+        header = records.decode(view, at)
+        topic = header.topic.decode("utf-8", "surrogateescape")
+        self._rows[header.topic, header.queue_id] = len(self._queues)
+        try:
+            queue_folder(self._recovery.queue_files.root, topic, header.queue_id)
+        except BadName as error:
+            self._recovery.notes.append(f"messages of one topic are in no queue: {error.remark}")
+            self._queues.append(None)
+        else:
+            self._queues.append((topic, header.queue_id))
+
+    def _write(self, queue: tuple[str, int] | None, first: int, entries: bytearray) -> None:
+        if queue is None or first < 0:
+            return
+        low, high = self._extents.get(queue, (0, 0))
+        if first != high:
+            # 0: the topic was deleted and made again.
+            if first != 0 and not self._rebuild:
+                self.fits = False
+            low = first
+        self._recovery.queue_files.write(*queue, first, entries)
+        self._extents[queue] = (low, first + len(entries) // queues.ENTRY_BYTES)
+
+    def finish(self) -> Queues:
+        """Cut every queue where it ends now, and return what each has."""
+        result = {}
+        files = self._recovery.queue_files
+        for (topic, queue_id), (low, high) in self._extents.items():
+            files.cut(topic, queue_id, high)
+            known = self._bounds.get((topic, queue_id))
+            # Entries may have been written before what was its first file.
+            bases = files.bases(topic, queue_id) if known is None or self._rebuild else []
+            first = bases[0] // queues.ENTRY_BYTES if bases else known.first_file_entry if known else 0
+            result[topic, queue_id] = QueueExtent(min=low, max=high, first_file_entry=first)
+        return result
+
+
+class _IndexRecovery:
+    """What of the index may be trusted, and the writer that goes on behind it."""
+
+    def __init__(self, disk: Disk, config: StoreConfig) -> None:
+        self._disk = disk
+        self._config = config
+        self._folder = config.root / index.FOLDER
+        self._names = index.list_files(
+            disk, self._folder, index.file_bytes(config.index_slots, config.index_entries)
+        )
+        self._writer: IndexWriter | None = None
+
+    def trusted(self, known: Checkpoint, otherwise: int) -> int:
+        """Return up to which log offset the index may be trusted after a crash."""
+        if not self._config.index_enabled:
+            return 1 << 62
+        if known.ours:
+            whole = known.index_file == 0 or self._name(known) in self._names
+            return known.index_flushed if whole else 0
+        kept = self._full(known)
+        if kept:
+            return self._header(kept[-1]).end_offset
+        return 0 if self._names else otherwise
+
+    def _name(self, known: Checkpoint) -> str:
+        return f"{known.index_file:017d}"
+
+    def _header(self, name: str) -> index.IndexHeader:
+        fd = self._disk.open(self._folder / name, write=False)
+        try:
+            return index.read_header(self._disk.pread(fd, index.HEADER.size, 0))
+        finally:
+            self._disk.close(fd)
+
+    def _full(self, known: Checkpoint) -> list[str]:
+        """Return the files that RocketMQ's checkpoint calls durable."""
+        return [name for name in self._names if self._header(name).end_timestamp <= known.index_timestamp]
+
+    def cut(self, clean: bool, rebuild: bool, known: Checkpoint) -> None:
+        """Take away what may be half written; the index can be made again, and is."""
+        if not self._config.index_enabled or (clean and not rebuild):
+            return
+        if rebuild:
+            keep = []
+        elif known.ours:
+            keep = [name for name in self._names if name <= self._name(known)]
+        else:
+            keep = self._full(known)
+        for name in set(self._names) - set(keep):
+            self._disk.unlink(self._folder / name)
+        if known.ours and not rebuild and self._name(known) in keep:
+            slots, entries = self._config.index_slots, self._config.index_entries
+            index.cut(self._disk, self._folder, self._name(known), slots, entries, known.index_next)
+        if len(keep) < len(self._names):
+            self._disk.fsync_dir(self._folder)
+
+    def put(self, keys: bytearray, wall_ms: int) -> None:
+        if not keys or not self._config.index_enabled:
+            return
+        if self._writer is None:
+            config = self._config
+            self._writer = IndexWriter(self._disk, self._folder, config.index_slots, config.index_entries)
+        self._writer.put(keys, wall_ms)
+
+    def sync(self, last: Checkpoint) -> Checkpoint:
+        """Make the index durable; return `last` with what the checkpoint says of it."""
+        size = index.file_bytes(self._config.index_slots, self._config.index_entries)
+        name, next_number = index.sync_newest(self._disk, self._folder, size)
+        return replace(last, index_flushed=last.log_flushed, index_file=name, index_next=next_number)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
