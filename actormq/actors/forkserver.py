@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 
 RUNTIME: Final = "actormq.actors.runtime"
 _NAME_BYTES_MAX: Final = 15
+BROKER_MODULES: Final = tuple(
+    f"actormq.actors.{name}"
+    for name in (
+        "recovery",
+        "writer",
+        "flusher",
+        "dispatcher",
+        "holder",
+        "coordinator",
+        "scheduler",
+        "cleaner",
+        "gateway",
+        "nameserver",
+    )
+)
+"""What is preloaded when the settings, and so the roles, are not known yet."""
 
 
 class Forkserver:

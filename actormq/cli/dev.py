@@ -53,8 +53,7 @@ def main(words: Sequence[str]) -> int:
     """Run until SIGINT or SIGTERM, then leave nothing behind but the data; return the exit code."""
     options = serving.parse(_parser(), words)
 
-    from actormq.actors.forkserver import Forkserver
-    from actormq.actors.roles import BROKER_MODULES
+    from actormq.actors.forkserver import BROKER_MODULES, Forkserver
 
     forkserver = Forkserver(BROKER_MODULES)  # it imports while we read
 
