@@ -7,13 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Final
 
 from actormq.config import BrokerConfig, MemoryConfig
 from actormq.errors import ConfigError
-
-INTENT_BYTES: Final = 64 * 1024
-"""The writer's intent page (design-failure §1): one row per port, and a header."""
 
 
 class StopStage(IntEnum):
@@ -170,24 +166,6 @@ def broker_roles(config: BrokerConfig) -> list[RoleSpec]:
         *(_gateway(config, number) for number in range(config.gateway.count)),
     ]
     return roles + nameserver_roles(config) if config.namesrv is not None else roles
-
-
-BROKER_MODULES: Final = tuple(
-    f"actormq.actors.{name}"
-    for name in (
-        "recovery",
-        "writer",
-        "flusher",
-        "dispatcher",
-        "holder",
-        "coordinator",
-        "scheduler",
-        "cleaner",
-        "gateway",
-        "nameserver",
-    )
-)
-"""What a forkserver preloads that is started before the settings are known."""
 
 
 def settle(config: BrokerConfig, addresses: dict[str, tuple[str, int]]) -> BrokerConfig:

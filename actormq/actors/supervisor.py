@@ -27,7 +27,7 @@ from actormq.actors.child import GIVEN, Child, Phase
 from actormq.actors.forkserver import Forkserver, rename
 from actormq.actors.listeners import Listeners
 from actormq.actors.loop import READ, WRITE, Loop
-from actormq.actors.roles import INTENT_BYTES, RoleSpec, settle
+from actormq.actors.roles import RoleSpec, settle
 from actormq.actors.rundir import RunDir, prefix_of
 from actormq.actors.status import EXIT_CRASH_LOOP, EXIT_REFUSED, EXIT_STORE_FAILED, EXIT_UNCLEAN
 from actormq.actors.storelock import StoreLock
@@ -36,6 +36,7 @@ from actormq.config import BrokerConfig
 from actormq.errors import StoreFailed
 from actormq.shm.doorbell import doorbell_fd
 from actormq.shm.extents import Extents
+from actormq.shm.intent import IntentPage
 from actormq.shm.positions import Position, Positions, RoleCell, RoleState, slot_of
 from actormq.shm.ring import Port
 from actormq.shm.segment import Segment, sweep
@@ -185,7 +186,7 @@ class Supervisor:
         if self._store_root is not None:
             sizes["extents"] = Extents.payload_bytes(self.config.memory.queue_rows_max)
             sizes["tables"] = self.config.memory.tables_bytes
-            sizes["intent"] = INTENT_BYTES
+            sizes["intent"] = IntentPage.payload_bytes()
         self._segments = {purpose: self._segment(purpose, size) for purpose, size in sizes.items()}
         self.positions = Positions(self._segments["positions"].view)
         own = slot_of("supervisor")
@@ -437,6 +438,8 @@ class Supervisor:
             child.timer = None
         if child.status is None and child.pidfd >= 0:
             child.status = _reap(child.pidfd)
+        if child.status is None and self.positions.role(child.slot, RoleCell.STATE) == RoleState.STOPPED:
+            child.status = 0  # nobody could reap it, but it had said that it was through
         self._read_log()
         phase = child.phase
         self._bury(child)

@@ -116,6 +116,9 @@ class Demo:
     def pid_of(self, role: str) -> int:
         return self.role(role, RoleCell.PID)
 
+    def heartbeat(self, role: str) -> int:
+        return self.role(role, RoleCell.HEARTBEAT_NS)
+
     def pids(self) -> list[int]:
         """The roles' processes."""
         return [pid for role in self._request["roles"] if (pid := self.pid_of(role))]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import time
 from typing import Any
 
 import msgspec
 
+from actormq.actors.loop import READ
 from actormq.actors.mailbox import ProcessFuture, Sender
 from actormq.actors.runtime import DEFERRED, ProcessActor, RoleContext
 from actormq.errors import ConfigError, RequestError
@@ -53,6 +56,13 @@ class Forward(msgspec.Struct):
     block: bool = False
 
 
+class ForwardKeep(msgspec.Struct):
+    """Asks another role what it never answers, and hands on which exception came of it."""
+
+    role: str
+    timeout_s: float
+
+
 class Ring(msgspec.Struct):
     """Sends `text` through the port and hands on what comes back."""
 
@@ -83,7 +93,7 @@ class Block(msgspec.Struct):
 class Echo(ProcessActor):
     """Answers, and remembers what the runtime told it."""
 
-    messages = (Say, Keep, Refuse, Die, Leave, Forward, Ring, History, FailStore, Advance, Block)
+    messages = (Say, Keep, Refuse, Die, Leave, Forward, ForwardKeep, Ring, History, FailStore, Advance, Block)
 
     def __init__(self, context: RoleContext) -> None:
         super().__init__(context)
@@ -119,6 +129,10 @@ class Echo(ProcessActor):
                 os._exit(message.status)
             case Forward():
                 return self.forward(message, sender)
+            case ForwardKeep():
+                asked: ProcessFuture = self.context.ref(message.role).ask(Keep(), timeout=message.timeout_s)
+                asked.on_done(lambda done: self.reply(sender, type(done.error).__name__))
+                return DEFERRED
             case Ring():
                 return self.ring(message, sender)
             case History():
@@ -186,27 +200,33 @@ class PortServer(Echo):
     def on_batch(self) -> bool:
         busy = False
         for (client, _), (requests, completions) in self.served.items():
-            for view in requests.take():
-                assert completions.try_push(bytes(view).upper())
-                busy = True
+            texts = [bytes(view) for view in requests.take()]
+            for text in texts:
+                assert completions.try_push(text.upper())
             requests.release()
-            self.context.doorbells[client].ring()
+            if texts:
+                self.context.doorbells[client].ring()
+                busy = True
         return busy
 
 
 class Ticker(Echo):
-    """Counts its ticks, one every 10 ms."""
+    """Remembers how late each of its five ticks came, one every 10 ms."""
 
     def on_start(self) -> None:
         super().on_start()
+        self.due_ns: int | None = self.context.clock.monotonic_ns()
         self.ticks = 0
 
     def wake_at_ns(self) -> int | None:
-        return (self.ticks + 1) * 10_000_000 if self.ticks < 5 else None
+        return self.due_ns
 
     def on_tick(self, now_ns: int) -> None:
+        assert self.due_ns is not None
+        assert now_ns >= self.due_ns, "early"
         self.ticks += 1
         self.history.append(f"tick {self.ticks}")
+        self.due_ns = self.due_ns + 10_000_000 if self.ticks < 5 else None
 
 
 class StoreWriter(Echo):
@@ -220,6 +240,14 @@ class Recovery(Echo):
 
     def on_start(self) -> None:
         self.log.info("recovered")
+
+
+class SlowRecovery(Echo):
+    """A one-shot role that takes its time."""
+
+    def on_start(self) -> None:
+        self.log.info("recovering slowly")
+        time.sleep(60)
 
 
 class RefusedRecovery(Echo):
@@ -241,3 +269,27 @@ class Stubborn(Echo):
 
     def drained(self) -> bool:
         return False
+
+
+class SlowServer(PortServer):
+    """Takes long to start a second time: its clients may die meanwhile."""
+
+    def on_start(self) -> None:
+        super().on_start()
+        if self.context.incarnation == 2:
+            time.sleep(0.3)
+
+
+class Greeter(Echo):
+    """Accepts connections and tells each its pid."""
+
+    def on_start(self) -> None:
+        super().on_start()
+        self.listener = socket.socket(fileno=self.context.listeners["tcp"])
+        self.loop.watch(self.listener.fileno(), READ, self.accept)
+
+    def accept(self, _events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            client, _ = self.listener.accept()
+            with client:
+                client.sendall(b"%d\n" % os.getpid())
