@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from actormq import faults
+from actormq.actors.writer import Writer
 from actormq.broker.tables import TopicEntry, encode_entry
 from actormq.config import StoreConfig
 from actormq.kernels import records
@@ -139,6 +141,30 @@ class Memory:
         )
         self.publisher.publish(encode_entry(entry))
         return free
+
+
+class StoreWriter:
+    """Puts messages into the store of a `Memory`, as the writer does."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.raw = MemoryPort(request_capacity=1 << 20, completion_capacity=1 << 17)
+        self.client = AppendPort(self.raw, SilentDoorbell())  # type: ignore[arg-type]
+        self.writer = Writer(
+            memory.config, RealDisk(), memory.positions, memory.extents_view, memory.intent, HOST
+        )
+        self.writer.open_port(16, 1, self.raw)  # type: ignore[arg-type]
+        self.writer.recover()
+
+    def put(self, *, wall_ms: int = 1_700_000_000_000, **message: Any) -> Completion:
+        """Store one message and make the next file when it is needed."""
+        assert append(self.client, 1, **message)
+        while not (done := self.client.completions()):
+            self.writer.run(wall_ms, 0)
+            if self.writer.file_is_missing:
+                files = self.memory.log_files()
+                files.create(files.bases()[-1] + FILE_BYTES)
+        return done[0]
 
 
 def append(

@@ -19,6 +19,7 @@ from typing import ClassVar, Final
 
 from actormq import faults
 from actormq.actors.runtime import ProcessActor, RoleContext
+from actormq.actors.writer import NO_ROOM
 from actormq.broker.queue_rows import QueueRow, QueueRows
 from actormq.config import StoreConfig
 from actormq.shm.extents import Extents
@@ -30,8 +31,6 @@ from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import QueueFiles, QueueReader, QueueRemoved, first_at_or_after
 from actormq.store.disk import Disk, RealDisk
 
-NO_ROOM: Final = RoleCell.COUNTER_0
-"""1 while the last attempt to make a log file has failed: the writer refuses at once instead of waiting."""
 REMOVED_FILES: Final = RoleCell.COUNTER_1
 
 RETRY_NS: Final = 1_000_000_000

@@ -15,14 +15,12 @@ publishing them is one store, as often as needed.
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from actormq import faults
-from actormq.actors.cleaner import NO_ROOM
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.config import StoreConfig
 from actormq.errors import StoreFailed
@@ -34,6 +32,10 @@ from actormq.shm.positions import Position, Positions, RoleCell, RoleState, role
 from actormq.shm.ring import Port
 from actormq.store.commit_log import FOLDER, LogFiles, LogReader, LogRemoved
 from actormq.store.disk import Disk, RealDisk
+from actormq.store.identifiers import pack_host
+
+NO_ROOM: Final = RoleCell.COUNTER_0
+"""The cleaner's cell: 1 while its last attempt to make a log file has failed; then sends do not wait for it."""
 
 BATCH_BYTES: Final = 1024 * 1024
 SHARE_BYTES_MIN: Final = 64 * 1024
@@ -49,8 +51,8 @@ _SCAN_BYTES: Final = 8 * 1024 * 1024
 
 def store_host(host: str, port: int) -> bytes:
     """Return how records and offset message ids name this broker: address, then the port as i32."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    return socket.inet_pton(family, str(address[0])) + struct.pack(">i", port)
+    *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return pack_host(str(address[0]), port)
 
 
 @dataclass(slots=True)

@@ -34,19 +34,23 @@ class QueueRows:
         self.queues: dict[int, QueueRow] = {}
         self._of_topic: dict[str, list[QueueRow]] = {}
 
-    def apply(self, reset: bool, entries: Iterable[bytes]) -> None:
-        """Take over published entries; `reset`: they are all there is."""
+    def apply(self, reset: bool, entries: Iterable[bytes]) -> list[QueueRow]:
+        """Take over published entries; return the queues that are no more (`reset`: these are all there is).
+
+        A topic that was deleted and made again has new incarnations: its old queues are returned, too.
+        """
+        before = list(self._of_topic.values()) if reset else []
         if reset:
             self.rows.clear()
             self.queues.clear()
             self._of_topic.clear()
         for data in entries:
             entry = decode_entry(data)
-            if isinstance(entry, TopicEntry):
-                self._forget(entry.name)
-                self._add(entry)
-            elif isinstance(entry, TopicGone):
-                self._forget(entry.name)
+            if isinstance(entry, TopicEntry | TopicGone):
+                before.append(self._forget(entry.name))
+                if isinstance(entry, TopicEntry):
+                    self._add(entry)
+        return [queue for of_topic in before for queue in of_topic if self.queues.get(queue.row) != queue]
 
     def _add(self, entry: TopicEntry) -> None:
         of_topic = [
@@ -61,10 +65,12 @@ class QueueRows:
             self.queues[queue.row] = queue
         self._of_topic[entry.name] = of_topic
 
-    def _forget(self, topic: str) -> None:
+    def _forget(self, topic: str) -> list[QueueRow]:
         name = topic.encode("utf-8", "surrogatepass")
-        for queue in self._of_topic.pop(topic, []):
+        of_topic = self._of_topic.pop(topic, [])
+        for queue in of_topic:
             del self.rows[name, queue.queue_id]
             # The row may belong to another queue already.
             if self.queues.get(queue.row) is queue:
                 del self.queues[queue.row]
+        return of_topic

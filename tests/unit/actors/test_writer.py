@@ -21,8 +21,7 @@ from store_rig import (
     log_records,
 )
 
-from actormq.actors.cleaner import NO_ROOM
-from actormq.actors.writer import BATCH_BYTES, Source, Writer, store_host
+from actormq.actors.writer import BATCH_BYTES, NO_ROOM, Source, Writer, store_host
 from actormq.errors import StoreFailed
 from actormq.shm.append_port import AppendPort, Completion
 from actormq.shm.intent import IntentPage

@@ -1,0 +1,264 @@
+"""dispatcher: turns the log into what readers need: queues and index.
+
+From: writer or flusher (ring at the safe point), coordinator (published tables: which queue has which row).
+To: holder (rows that have grown), whoever waits for `dispatched`.
+Owns: consume-queue files, the newest index file, the extents' `max` column, the cell DISPATCHED.
+Dies with it: nothing.  Its successor begins at `dispatched` and writes the same entries to the same places.
+
+It follows `appended` in async mode and `flushed` in sync mode: nothing becomes readable that a crash
+could take back.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import ClassVar, Final
+
+from actormq import faults
+from actormq.actors.flusher import INDEX_TIMESTAMP, QUEUES_TIMESTAMP
+from actormq.actors.holder import ARRIVED_OVERFLOW
+from actormq.actors.runtime import ProcessActor, RoleContext
+from actormq.broker.delay import DelayLevels
+from actormq.broker.queue_rows import QueueRow, QueueRows
+from actormq.config import FlushMode, StoreConfig
+from actormq.kernels import queues, records
+from actormq.shm.extents import Extents
+from actormq.shm.positions import Position, Positions, RoleCell, role_of, slot_of
+from actormq.shm.ring import RingProducer
+from actormq.shm.tables import TablesReader
+from actormq.store import index
+from actormq.store.commit_log import FOLDER, LogReader
+from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
+from actormq.store.consume_queue import QueueFiles
+from actormq.store.disk import Disk, RealDisk
+from actormq.store.index import IndexWriter
+
+STEP_BYTES: Final = 4 * 1024 * 1024
+"""How much of the log is dispatched at once, before others hear of it."""
+FORGET_BYTES: Final = 16 * 1024 * 1024
+"""Maps of what is done are given back in pieces of this size: a role needs no memory for the past."""
+NO_SPACE_RETRY_NS: Final = 1_000_000_000
+ROWS_AN_ENTRY_MAX: Final = 4096
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+_DEAD_ROW: Final = 0xFFFFFFFF
+"""Stands for the row of a queue whose topic is gone: its entries are dropped."""
+
+
+class Dispatcher:
+    """The dispatcher's state over memory and a `Disk`; `run` does one step.
+
+    Args:
+        delay_ms: of delay levels 1, 2, …
+    """
+
+    def __init__(
+        self,
+        config: StoreConfig,
+        disk: Disk,
+        positions: Positions,
+        extents: Extents,
+        tables: TablesReader,
+        delay_ms: list[int],
+    ) -> None:
+        self.config = config
+        self.positions = positions
+        self.extents = extents
+        self.dispatched = positions.get(Position.DISPATCHED)
+        self.retry_at_ns: int | None = None
+        """When to try again after the disk was full."""
+        self._safe = Position.FLUSHED if config.flush is FlushMode.SYNC else Position.APPENDED
+        self._slot = slot_of("dispatcher")
+        self._tables = tables
+        self._rows = QueueRows()
+        self._delay_ms = delay_ms
+        self._step_bytes = max(STEP_BYTES, 2 * config.body_bytes_max)
+        self._reader = LogReader(disk, config.root / FOLDER, config.log_file_bytes, maps_max=2)
+        self._files = QueueFiles(disk, config.root / QUEUES_FOLDER, config.queue_file_entries)
+        self._index = (
+            IndexWriter(disk, config.root / index.FOLDER, config.index_slots, config.index_entries)
+            if config.index_enabled
+            else None
+        )
+        self._forgotten = self.dispatched
+        self.follow_tables()
+
+    def follow_tables(self) -> None:
+        """Take over what was published; forget files of queues that are no more."""
+        if not self._tables.stale:
+            return
+        if self._rows.apply(*self._tables.poll()):
+            # A descriptor of a deleted queue's file must not be taken for that of its successor.
+            self._files.close()
+        self._tables.mark_seen()
+
+    @property
+    def safe(self) -> int:
+        """The log offset up to which entries may be readable."""
+        return self.positions.get(self._safe)
+
+    @property
+    def wanted(self) -> RoleCell:
+        """Where the wish for more is written."""
+        return RoleCell.WANTED_FLUSHED if self._safe is Position.FLUSHED else RoleCell.WANTED_APPENDED
+
+    def run(self, wall_ms: int, now_ns: int) -> list[int] | None:
+        """Dispatch the next stretch; return the rows that have grown, None when there is nothing to do.
+
+        Raises:
+            OSError: the disk failed in another way than by being full.
+        """
+        safe = self.safe
+        if self.dispatched >= safe or (self.retry_at_ns is not None and now_ns < self.retry_at_ns):
+            return None
+        self.follow_tables()
+        faults.point("dispatcher.begun")
+        try:
+            grown = self._step(safe, wall_ms)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            self.retry_at_ns = now_ns + NO_SPACE_RETRY_NS
+            return None
+        self.retry_at_ns = None
+        return grown
+
+    def _step(self, safe: int, wall_ms: int) -> list[int]:
+        file_bytes = self.config.log_file_bytes
+        base = self.dispatched - self.dispatched % file_bytes
+        start = self.dispatched - base
+        limit = min(start + self._step_bytes, safe - base, file_bytes)
+        found = queues.dispatch(
+            self._reader.file(base), start, limit, base, self._rows.rows, self._delay_ms,
+            self._index is not None,
+        )  # fmt: skip
+        grown = self._write(found)
+        faults.point("dispatcher.readable")
+        self._put_index(found, wall_ms)
+        faults.point("dispatcher.index-written")
+        self._publish(self._next(found, base, start), found.last_store_timestamp)
+        faults.point("dispatcher.published")
+        return grown
+
+    def _write(self, found: queues.Dispatch) -> list[int]:
+        """Write the entries of every queue, then make them readable."""
+        for row, first, entries in found.runs:
+            queue = self._rows.queues.get(row)
+            if queue is not None:
+                self._files.write(queue.topic, queue.queue_id, first, entries)
+                faults.point("dispatcher.entries-written")
+        self._files.dirty()  # the flusher finds by the extents what to sync
+        grown: dict[int, None] = {}
+        for row, first, entries in found.runs:
+            end = first + len(entries) // queues.ENTRY_BYTES
+            extent = self.extents.read(row) if row != _DEAD_ROW else None
+            if extent is None or not self._is(extent.incarnation, self._rows.queues.get(row)):
+                continue
+            if end > extent.max:
+                # After the bytes: a reader that saw it early would read zeros.
+                self.extents.set_max(row, end)
+            grown[row] = None
+        return list(grown)
+
+    @staticmethod
+    def _is(incarnation: int, queue: QueueRow | None) -> bool:
+        return queue is not None and queue.incarnation == incarnation
+
+    def _put_index(self, found: queues.Dispatch, wall_ms: int) -> None:
+        if self._index is None or not found.keys:
+            return
+        full_timestamp = self._index.put(found.keys, wall_ms)
+        if full_timestamp is not None:
+            self.positions.set_role(self._slot, INDEX_TIMESTAMP, full_timestamp)
+
+    def _next(self, found: queues.Dispatch, base: int, start: int) -> int:
+        """Return the log offset at which the next step begins."""
+        if found.reason == records.ScanEnd.BLANK:
+            return base + self.config.log_file_bytes
+        if found.reason == queues.UNKNOWN_QUEUE:
+            # Tables are published before anyone may send to a topic: this one is gone.
+            header = records.decode(self._reader.file(base), found.end)
+            self._rows.rows[header.topic, header.queue_id] = _DEAD_ROW
+        else:
+            assert found.reason == records.ScanEnd.STOP, f"{found.reason} at log offset {base + found.end}"
+            assert found.end > start, "an appended record is cut off"
+        return base + found.end
+
+    def _publish(self, dispatched: int, timestamp: int) -> None:
+        if timestamp:
+            self.positions.set_role(self._slot, QUEUES_TIMESTAMP, timestamp)
+        self.positions.set(Position.DISPATCHED, dispatched)
+        self.dispatched = dispatched
+        self._forget_maps()
+
+    def _forget_maps(self) -> None:
+        file_bytes = self.config.log_file_bytes
+        base = self._forgotten - self._forgotten % file_bytes
+        end = min(self.dispatched, base + file_bytes)
+        if end - self._forgotten >= FORGET_BYTES or end == base + file_bytes:
+            if base + file_bytes > self.dispatched:
+                start = self._forgotten - base
+                self._reader.disk.forget(self._reader.file(base), start, end - self._forgotten)
+            self._forgotten = end
+
+
+class DispatcherActor(ProcessActor):
+    """The wiring: wishes out, doorbells in, grown rows to the holder."""
+
+    writes_store: ClassVar[bool] = True
+
+    def __init__(self, context: RoleContext) -> None:
+        super().__init__(context)
+        self._arrived: RingProducer | None = None
+
+    def on_start(self) -> None:
+        context = self.context
+        levels = DelayLevels(self.config.coordinator.delay_levels)
+        self.state = Dispatcher(
+            self.config.store,
+            RealDisk(),
+            self.positions,
+            Extents(context.segments["extents"].view),
+            TablesReader(context.segments["tables"].view, self.positions, context.slot),
+            [levels.delay_ms(level) for level in range(1, levels.highest + 1)],
+        )
+        if "arrived" in self.ports:
+            self._arrived = RingProducer(self.ports["arrived"].requests)
+            # What the dead one made readable and did not say is not known: all rows.
+            self._overflow()
+        self._ring_waiters()
+
+    def on_batch(self) -> bool:
+        self.state.follow_tables()
+        grown = self.state.run(self.context.clock.wall_ms(), self.context.clock.monotonic_ns())
+        if grown:
+            self._tell_holder(grown)
+        if grown is not None:
+            self._ring_waiters()
+        self.positions.set_role(self.context.slot, self.state.wanted, self.state.dispatched + 1)
+        return grown is not None
+
+    def _tell_holder(self, grown: list[int]) -> None:
+        if self._arrived is None:
+            return
+        for start in range(0, len(grown), ROWS_AN_ENTRY_MAX):
+            rows = grown[start : start + ROWS_AN_ENTRY_MAX]
+            if not self._arrived.try_push(struct.pack(f"<{len(rows)}I", *rows)):
+                self._overflow()
+                return
+        self.context.doorbells["holder"].ring()
+
+    def _overflow(self) -> None:
+        """Have the holder look at every row."""
+        self.positions.add_role(self.context.slot, ARRIVED_OVERFLOW)
+        self.context.doorbells["holder"].ring()
+
+    def _ring_waiters(self) -> None:
+        for slot in self.positions.waiters(RoleCell.WANTED_DISPATCHED, self.state.dispatched):
+            self.context.doorbells[role_of(slot)].ring()
+
+    def wake_at_ns(self) -> int | None:
+        return self.state.retry_at_ns
+
+    def drained(self) -> bool:
+        return self.state.dispatched == self.positions.get(Position.APPENDED)

@@ -1,0 +1,422 @@
+"""flusher: makes durable what others wrote: the log for everyone who waits, queues and index now and then.
+
+From: writer and dispatcher (ring when a position is reached), whoever wants a flush (WANTED_FLUSHED).
+To: whoever waits for `flushed`.
+Owns: the cell FLUSHED, the checkpoint file.  The only role that syncs the log.
+Dies with it: nothing; its successor syncs again what may not have been synced.  A *failed* sync is
+another matter: the kernel reports a lost write once, so the broker stops (design-failure §3).
+
+One sync serves everyone who waits: what was appended while it ran goes with the next.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Final
+
+from actormq import faults
+from actormq.actors.runtime import ProcessActor, RoleContext
+from actormq.broker.queue_rows import QueueRow, QueueRows
+from actormq.config import FlushMode, StoreConfig
+from actormq.errors import StoreFailed
+from actormq.shm.extents import ROW_BYTES, Column, Extents
+from actormq.shm.intent import IntentPage
+from actormq.shm.positions import Position, Positions, RoleCell, RoleState, role_of, slot_of
+from actormq.shm.tables import TablesReader
+from actormq.store import checkpoint, index, marks
+from actormq.store.commit_log import FOLDER, LogFiles, file_name
+from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
+from actormq.store.consume_queue import queue_folder, sync_files
+from actormq.store.disk import Disk, RealDisk
+
+QUEUES_TIMESTAMP: Final = RoleCell.COUNTER_0
+"""The dispatcher's cell: store timestamp of the last record whose queue entry is written."""
+INDEX_TIMESTAMP: Final = RoleCell.COUNTER_1
+"""The dispatcher's cell: store timestamp of the last key in the last index file that is full, and synced."""
+
+PAGE_BYTES: Final = 4096
+_NS_PER_MS: Final = 1_000_000
+_WORDS: Final = ROW_BYTES // 8
+ROUND_PAUSE: Final = 9
+"""So many times the duration of a round over the queues passes before the next: it takes a tenth at most."""
+
+
+class LogFlush:
+    """When the log is synced, and up to where.
+
+    Sync mode: whenever something is unsynced.  Async mode: an interval after the first unsynced byte if
+    there are some pages by then, else after the thorough interval; at once when somebody asks.
+    Source: CommitLog.java, GroupCommitService and FlushRealTimeService.
+    """
+
+    def __init__(self, config: StoreConfig, flushed: int) -> None:
+        self.sync_mode = config.flush is FlushMode.SYNC
+        self.flushed = flushed
+        self._least_bytes = config.flush_least_pages * PAGE_BYTES
+        self._interval_ns = config.flush_interval_ms * _NS_PER_MS
+        self._thorough_ns = config.flush_thorough_interval_ms * _NS_PER_MS
+        self._appended = flushed
+        self._dirty_since_ns: int | None = None
+
+    def look(self, appended: int, now_ns: int) -> None:
+        """Take note of how far the log goes."""
+        self._appended = appended
+        if appended > self.flushed and self._dirty_since_ns is None:
+            self._dirty_since_ns = now_ns
+
+    def done(self, flushed: int, now_ns: int) -> None:
+        """A sync up to `flushed` has returned success."""
+        self.flushed = flushed
+        self._dirty_since_ns = now_ns if self._appended > flushed else None
+
+    @property
+    def due_ns(self) -> int | None:
+        """When to sync, by what is known; None: nothing is unsynced."""
+        if self._dirty_since_ns is None:
+            return None
+        if self.sync_mode:
+            return self._dirty_since_ns
+        enough = self._appended - self.flushed >= self._least_bytes
+        return self._dirty_since_ns + (self._interval_ns if enough else self._thorough_ns)
+
+    @property
+    def wanted_appended(self) -> int:
+        """The `appended` that changes the plan; 0 when only time does."""
+        if self._dirty_since_ns is None:
+            return self.flushed + 1
+        enough = self.flushed + self._least_bytes
+        return enough if not self.sync_mode and self._appended < enough else 0
+
+
+class QueueFlush:
+    """Which queue files are to be synced: found by comparing the extents with those of the last round.
+
+    Args:
+        extents: the memory of the extents table.
+        everything: begin with every file there is (a predecessor may have died before it synced them).
+    """
+
+    def __init__(self, config: StoreConfig, extents: memoryview, rows: QueueRows, everything: bool) -> None:
+        self._root = config.root / QUEUES_FOLDER
+        self._entries = config.queue_file_entries
+        self._cells = extents.cast("Q")
+        self._rows = rows
+        self._synced: dict[int, tuple[int, int]] = {}
+        self._named: set[Path] = set()
+        if not everything:
+            self._synced = {row: state for row, state in enumerate(self._states()) if state[0]}
+
+    def _states(self) -> list[tuple[int, int]]:
+        """Return (incarnation, max) of every row that may be in use."""
+        end = (max(self._rows.queues, default=-1) + 1) * _WORDS
+        # The maximum first: with a newer incarnation it is at worst too small, and synced the next time.
+        maxima = self._cells[Column.MAX : end : _WORDS].tolist()
+        return list(zip(self._cells[0:end:_WORDS].tolist(), maxima, strict=True))
+
+    def dirty(self) -> list[Path]:
+        """Return the files with entries since the last call, and count them as synced from here on."""
+        files = []
+        for row, state in enumerate(self._states()):
+            before = self._synced.get(row)
+            if state != before and row in self._rows.queues:
+                self._synced[row] = state
+                start = before[1] if before is not None and before[0] == state[0] else 0
+                files += self._files(row, start, state[1])
+        return files
+
+    def _files(self, row: int, start: int, end: int) -> list[Path]:
+        queue = self._rows.queues[row]
+        start = max(start, self._cells[row * _WORDS + Column.MIN])
+        folder = queue_folder(self._root, queue.topic, queue.queue_id)
+        first = start - start % self._entries
+        return [folder / file_name(entry * 20) for entry in range(first, end, self._entries)]
+
+    def sync(self, disk: Disk, path: Path) -> None:
+        """Make one file durable, and its name the first time; removed ones are passed over."""
+        if path not in self._named:
+            sync_files(disk, self._root, [path])
+            self._named.add(path)
+            return
+        try:
+            fd = disk.open(path)
+        except FileNotFoundError:
+            self._named.discard(path)
+            return
+        try:
+            disk.fdatasync(fd)
+        finally:
+            disk.close(fd)
+
+
+class Flusher:
+    """The flusher's state over memory and a `Disk`; `run` does at most one sync.
+
+    Args:
+        extents: the memory of the extents table.
+        intent: the memory of the writer's intent page.
+        fresh: recovery has just synced everything; otherwise a predecessor died.
+        busy: entered around syncs.
+    """
+
+    def __init__(
+        self,
+        config: StoreConfig,
+        disk: Disk,
+        positions: Positions,
+        extents: memoryview,
+        intent: memoryview,
+        rows: QueueRows,
+        fresh: bool,
+        busy: Callable[[RoleState], AbstractContextManager[None]] = lambda state: nullcontext(),
+    ) -> None:
+        self.config = config
+        self.disk = disk
+        self.positions = positions
+        self.files = LogFiles(disk, config.root / FOLDER, config.log_file_bytes)
+        self._extents = Extents(extents)
+        self._intent = IntentPage(intent)
+        self._rows = rows
+        self.log = LogFlush(config, positions.get(Position.FLUSHED))
+        self.queues = QueueFlush(config, extents, rows, everything=not fresh)
+        self.checkpoint = checkpoint.read(disk, config.root / checkpoint.NAME)
+        self.stopping = False
+        self._busy = busy
+        self._written = self.checkpoint
+        self._round: deque[Path] | None = None
+        self._round_started_ns = 0
+        self._round_due_ns: int | None = None
+        self._round_earliest_ns = 0
+        self._queues_synced = 0 if not fresh else positions.get(Position.DISPATCHED)
+        self._index_due_ns = 0
+
+    def run(self, now_ns: int) -> bool:
+        """Do what is most urgent: the log, then one file of a round over the queues; True: look again.
+
+        Raises:
+            StoreFailed: a sync failed; the cell STORE_FAILED says so already.
+        """
+        # The timestamp first: its records are then surely below `appended`.
+        timestamp = self.positions.get(Position.STORE_TIMESTAMP)
+        appended = self.positions.get(Position.APPENDED)
+        self.log.look(appended, now_ns)
+        if self._log_due(appended, now_ns):
+            self._sync_log(appended, timestamp, now_ns)
+            return True
+        return self._round_step(now_ns)
+
+    def _log_due(self, appended: int, now_ns: int) -> bool:
+        due_ns = self.log.due_ns
+        if due_ns is None:
+            return False
+        return now_ns >= due_ns or self.stopping or self._somebody_waits(appended)
+
+    def _somebody_waits(self, appended: int) -> bool:
+        flushed = self.log.flushed
+        slots = self.positions.waiters(RoleCell.WANTED_FLUSHED, appended)
+        return any(self.positions.role(slot, RoleCell.WANTED_FLUSHED) > flushed for slot in slots)
+
+    def _sync_log(self, appended: int, timestamp: int, now_ns: int) -> None:
+        faults.point("flusher.log-unsynced")
+        start = self.log.flushed
+        path = self.files.path(self.files.base_of(start))
+        self._guarded(lambda: self.files.sync(start, appended), f"{path} from log offset {start}")
+        faults.point("flusher.log-synced")
+        self.positions.set(Position.FLUSHED, appended)
+        faults.point("flusher.log-published")
+        self.log.done(appended, now_ns)
+        self.checkpoint = replace(self.checkpoint, log_timestamp=timestamp, log_flushed=appended)
+
+    def _guarded(self, sync: Callable[[], None], what: str) -> None:
+        """Sync once.  A failure is never tried again: the kernel would call the lost pages clean."""
+        try:
+            with self._busy(RoleState.SYNCING):
+                sync()
+        except OSError as error:
+            self.positions.set(Position.STORE_FAILED, 1)
+            raise StoreFailed(f"cannot sync {what}: {error}") from error
+
+    # -- queues, index, checkpoint
+
+    def _round_step(self, now_ns: int) -> bool:
+        if self._round is None and not self._begin_round(now_ns):
+            return False
+        assert self._round is not None
+        if self._round:
+            path = self._round.popleft()
+            self._guarded(lambda: self.queues.sync(self.disk, path), str(path))
+            faults.point("flusher.queue-synced")
+            return True
+        self._end_round(now_ns)
+        return True
+
+    def _begin_round(self, now_ns: int) -> bool:
+        dispatcher = slot_of("dispatcher")
+        # These before the extents: what they speak of is then surely among the files that are synced.
+        timestamp = self.positions.role(dispatcher, QUEUES_TIMESTAMP)
+        index_timestamp = self.positions.role(dispatcher, INDEX_TIMESTAMP)
+        dispatched = self.positions.get(Position.DISPATCHED)
+        if dispatched == self._queues_synced and self._written == self.checkpoint:
+            self._round_due_ns = None
+            return False
+        if self._round_due_ns is None:
+            interval_ns = self.config.flush_queue_interval_ms * _NS_PER_MS
+            self._round_due_ns = max(now_ns + interval_ns, self._round_earliest_ns)
+        if now_ns < self._round_due_ns and not self.stopping:
+            return False
+        self._round = deque(self.queues.dirty())
+        self._round_started_ns = now_ns
+        self._round_checkpoint = replace(
+            self.checkpoint,
+            queues_timestamp=max(timestamp, self.checkpoint.queues_timestamp),
+            index_timestamp=max(index_timestamp, self.checkpoint.index_timestamp),
+            queues_flushed=dispatched,
+        )
+        return True
+
+    def _end_round(self, now_ns: int) -> None:
+        finished = self._round_checkpoint
+        if self.stopping or now_ns >= self._index_due_ns:
+            self._guarded(self._sync_index, "the newest index file")
+            self._index_due_ns = now_ns + self.config.flush_thorough_interval_ms * _NS_PER_MS
+            finished = replace(finished, index_flushed=finished.queues_flushed)
+            faults.point("flusher.index-synced")
+        finished = replace(
+            finished, log_timestamp=self.checkpoint.log_timestamp, log_flushed=self.checkpoint.log_flushed
+        )
+        path = self.config.root / checkpoint.NAME
+        self._guarded(lambda: checkpoint.write(self.disk, path, finished), str(path))
+        faults.point("flusher.checkpoint-written")
+        self.checkpoint = self._written = finished
+        self._queues_synced = finished.queues_flushed
+        self._round = None
+        self._round_due_ns = None
+        self._round_earliest_ns = now_ns + ROUND_PAUSE * (now_ns - self._round_started_ns)
+
+    def _sync_index(self) -> None:
+        folder = self.config.root / index.FOLDER
+        names = self.disk.listdir(folder)
+        if names:
+            fd = self.disk.open(folder / names[-1])
+            try:
+                self.disk.fdatasync(fd)
+            finally:
+                self.disk.close(fd)
+            self.disk.fsync_dir(folder)
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything written so far is durable and the checkpoint says so."""
+        return (
+            self._round is None
+            and self.log.flushed == self.positions.get(Position.APPENDED)
+            and self._queues_synced == self.positions.get(Position.DISPATCHED)
+            and self._written == self.checkpoint
+        )
+
+    def leave(self, log_min: int) -> bool:
+        """Mark the store as stopped cleanly, if it is: the caller has seen that nobody writes any more."""
+        appended = self.positions.get(Position.APPENDED)
+        if (
+            not self.clean
+            or self._queues_synced != appended
+            or self._intent.read() is not None
+            or self.positions.get(Position.STORE_FAILED)
+        ):
+            return False
+        mark = marks.Mark(
+            log_min=log_min,
+            log_end=appended,
+            last_store_timestamp=self.positions.get(Position.STORE_TIMESTAMP),
+            queues={
+                (queue.topic, queue.queue_id): self._extent(queue)
+                for queue in self._rows.queues.values()
+                if self._extents.read(queue.row).incarnation == queue.incarnation
+            },
+        )
+        marks.close_store(self.disk, self.config.root, mark, self.checkpoint)
+        faults.point("flusher.marked-clean")
+        return True
+
+    def _extent(self, queue: QueueRow) -> marks.QueueExtent:
+        extent = self._extents.read(queue.row)
+        first_file_entry, _ = self._extents.files(queue.row)
+        return marks.QueueExtent(min=extent.min, max=extent.max, first_file_entry=first_file_entry)
+
+    @property
+    def wake_at_ns(self) -> int | None:
+        """When time alone makes something due."""
+        due = [at for at in (self.log.due_ns, self._round_due_ns) if at is not None]
+        return min(due, default=None)
+
+    @property
+    def wanted_dispatched(self) -> int:
+        """The `dispatched` that makes a round necessary; 0 when one is planned already."""
+        return self._queues_synced + 1 if self._round is None and self._round_due_ns is None else 0
+
+
+class FlusherActor(ProcessActor):
+    """The wiring: wishes out, doorbells in, waiters rung."""
+
+    writes_store: ClassVar[bool] = True
+
+    def __init__(self, context: RoleContext) -> None:
+        super().__init__(context)
+        self._tables = TablesReader(context.segments["tables"].view, self.positions, context.slot)
+        self._rows = QueueRows()
+
+    def on_start(self) -> None:
+        self._follow_tables()
+        self.state = Flusher(
+            self.config.store,
+            RealDisk(),
+            self.positions,
+            self.context.segments["extents"].view,
+            self.context.segments["intent"].view,
+            self._rows,
+            fresh=self.context.incarnation == 1,
+            busy=self.busy,
+        )
+        self._ring_waiters()
+
+    def _follow_tables(self) -> None:
+        if self._tables.stale:
+            self._rows.apply(*self._tables.poll())
+            self._tables.mark_seen()
+
+    def on_batch(self) -> bool:
+        self._follow_tables()
+        flushed = self.state.log.flushed
+        try:
+            busy = self.state.run(self.context.clock.monotonic_ns())
+        except StoreFailed as error:
+            self.context.store_failed(error.remark)
+        if self.state.log.flushed != flushed:
+            self._ring_waiters()
+        self.positions.set_role(self.context.slot, RoleCell.WANTED_APPENDED, self.state.log.wanted_appended)
+        self.positions.set_role(self.context.slot, RoleCell.WANTED_DISPATCHED, self.state.wanted_dispatched)
+        return busy
+
+    def _ring_waiters(self) -> None:
+        for slot in self.positions.waiters(RoleCell.WANTED_FLUSHED, self.state.log.flushed):
+            self.context.doorbells[role_of(slot)].ring()
+
+    def wake_at_ns(self) -> int | None:
+        return self.state.wake_at_ns
+
+    def on_stop(self) -> None:
+        self.state.stopping = True
+
+    def drained(self) -> bool:
+        if not self.state.clean:
+            return False
+        if all(self._is_gone(role) for role in ("writer", "dispatcher")):
+            self.state.leave(self.positions.get(Position.CLEANED))
+        return True
+
+    def _is_gone(self, role: str) -> bool:
+        state = self.positions.role(slot_of(role), RoleCell.STATE)
+        return state in (RoleState.ABSENT, RoleState.STOPPED)
