@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from actormq.broker.bodies import read_body
 from actormq.broker.sending import check_group_name, group_missing
 from actormq.broker.tables import GroupEntry
 from actormq.errors import RequestError, ResponseCode
@@ -60,13 +61,7 @@ def group_from_json(value: Any) -> GroupConfig:
 
     Raises: RequestError(INVALID_PARAMETER): no object, a bad name or a field of the wrong type.
     """
-    if not isinstance(value, dict):
-        raise RequestError(ResponseCode.INVALID_PARAMETER, "the body is no subscription group")
-    present = {key: item for key, item in value.items() if item is not None}
-    try:
-        config = msgspec.convert(present, GroupConfig, strict=False)
-    except msgspec.ValidationError as error:
-        raise RequestError(ResponseCode.INVALID_PARAMETER, f"subscription group: {error}") from None
+    config = read_body(value, GroupConfig, "subscription group")
     check_group_name(config.group_name)
     return config
 

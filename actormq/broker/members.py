@@ -14,13 +14,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from actormq.broker.bodies import read_body
 from actormq.broker.tables import (
     ConsumerGroupOffline,
     ConsumerGroupOnline,
     SubscriptionEntry,
     SubscriptionGone,
 )
-from actormq.errors import RequestError, ResponseCode
+from actormq.errors import ResponseCode
 
 BROADCASTING: Final = "BROADCASTING"
 CLUSTERING: Final = "CLUSTERING"
@@ -100,17 +101,7 @@ class Heartbeat(msgspec.Struct, rename="camel"):
 
 def heartbeat_from_json(value: Any) -> Heartbeat:
     """Return the heartbeat in a parsed body.  Raises: RequestError(SYSTEM_ERROR): it is none."""
-    try:
-        return msgspec.convert(_without_nulls(value), Heartbeat, strict=False)
-    except msgspec.ValidationError as error:
-        raise RequestError(ResponseCode.SYSTEM_ERROR, f"no heartbeat: {error}") from None
-
-
-def _without_nulls(value: Any) -> Any:
-    """Leave out null members: fastjson's readers take them for absent."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+    return read_body(value, Heartbeat, "heartbeat", ResponseCode.SYSTEM_ERROR)
 
 
 def _named(value: str | int | None, names: tuple[str, ...], default: str) -> str:

@@ -36,19 +36,24 @@ class QueueStart(NamedTuple):
     """Whether message 0 is recent enough to be in memory still."""
 
 
-def first_offset(start: QueueStart, set_zero_if_not_found: bool) -> int:
+def first_offset(start: QueueStart | None, set_zero_if_not_found: bool) -> int:
     """Return where a group that never committed begins, as code 14 answers.
 
     Zero for a young queue: the group wants everything.  An empty one counts as young (so did RocketMQ
     4.9): the client would ask for the end next, and skip what arrives between the two questions.
+    Args:
+        start: None = there is no such queue.
     Raises: RequestError(QUERY_NOT_FOUND): the client decides by its own setting.
     """
-    young = start.min_offset <= 0 and (start.max_offset <= 0 or start.first_is_near)
-    if young and set_zero_if_not_found:
+    if start is not None and set_zero_if_not_found and _is_young(start):
         return 0
     raise RequestError(
         ResponseCode.QUERY_NOT_FOUND, "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first"
     )
+
+
+def _is_young(start: QueueStart) -> bool:
+    return start.min_offset <= 0 and (start.max_offset <= 0 or start.first_is_near)
 
 
 class Offsets:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from actormq.broker.tables import TopicEntry
+from actormq.broker.topics import topic_to_json
 from actormq.wire import json
 from actormq.wire.codes import RequestCode
 from actormq.wire.command import RemotingCommand
@@ -36,26 +37,12 @@ class BrokerIdentity:
     """Where native clients find us; other name servers than ours ignore it."""
 
 
-def topic_json(entry: TopicEntry) -> dict[str, Any]:
-    """Return RocketMQ's TopicConfig."""
-    return {
-        "attributes": entry.attributes,
-        "order": entry.order,
-        "perm": entry.perm,
-        "readQueueNums": entry.read_queues,
-        "topicFilterType": entry.filter_type,
-        "topicName": entry.name,
-        "topicSysFlag": entry.sys_flag,
-        "writeQueueNums": entry.write_queues,
-    }
-
-
 def topics_wrapper(entries: Iterable[TopicEntry], version: DataVersion) -> dict[str, Any]:
     """Return TopicConfigAndMappingSerializeWrapper: the body of 21, and a part of 103's."""
     return {
         "dataVersion": version.to_json(),
         "mappingDataVersion": DataVersion().to_json(),
-        "topicConfigTable": {entry.name: topic_json(entry) for entry in entries},
+        "topicConfigTable": {entry.name: topic_to_json(entry) for entry in entries},
         "topicQueueMappingDetailMap": {},
         "topicQueueMappingInfoMap": {},
     }

@@ -207,3 +207,53 @@ class Tables:
         yield from self.consumer_groups.values()
         for of_group in self.subscriptions.values():
             yield from of_group.values()
+
+
+class OwnTables(Tables):
+    """The publisher's own tables: they also know what is news, and how large a snapshot would be."""
+
+    def reset(self) -> None:
+        super().reset()
+        self.size_bytes = _entry_bytes(self.broker)
+
+    def put(self, entry: Entry) -> None:
+        self.size_bytes += self._bytes_stored(entry) - sum(map(_entry_bytes, self._replaced(entry)))
+        super().put(entry)
+
+    def change(self, entry: Entry) -> bool:
+        """Take over one entry; False when it says nothing new, and need not be published."""
+        replaced = self._replaced(entry)
+        if replaced == [entry] or (isinstance(entry, _REMOVALS) and not replaced):
+            return False
+        self.put(entry)
+        return True
+
+    def _bytes_stored(self, entry: Entry) -> int:
+        return 0 if isinstance(entry, _REMOVALS) else _entry_bytes(entry)
+
+    def _replaced(self, entry: Entry) -> list[Entry]:
+        """Return the entries that `entry` takes the place of, or removes."""
+        found: list[Entry | None]
+        match entry:
+            case TopicEntry() | TopicGone():
+                found = [self.topics.get(entry.name)]
+            case GroupEntry() | GroupGone():
+                found = [self.groups.get(entry.name)]
+            case SubscriptionEntry() | SubscriptionGone():
+                found = [self.subscription(entry.group, entry.topic)]
+            case ConsumerGroupOnline():
+                found = [self.consumer_groups.get(entry.group)]
+            case ConsumerGroupOffline():
+                subscriptions = self.subscriptions.get(entry.group, {})
+                found = [self.consumer_groups.get(entry.group), *subscriptions.values()]
+            case BrokerEntry():
+                found = [self.broker]
+        return [each for each in found if each is not None]
+
+
+_REMOVALS: Final = (TopicGone, GroupGone, SubscriptionGone, ConsumerGroupOffline)
+
+
+def _entry_bytes(entry: Entry) -> int:
+    """Return what one entry takes in a snapshot, its length included."""
+    return 4 + len(encode_entry(entry))

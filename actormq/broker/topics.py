@@ -10,8 +10,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
+import msgspec
+
+from actormq.broker.bodies import read_body
 from actormq.broker.sending import check_topic_name, topic_missing
 from actormq.broker.tables import TopicEntry, TopicGone
 from actormq.errors import RequestError, ResponseCode
@@ -156,6 +159,49 @@ def config_of(entry: TopicEntry) -> TopicConfig:
         sys_flag=entry.sys_flag,
         order=entry.order,
         attributes=entry.attributes,
+    )
+
+
+def topic_to_json(config: TopicConfig | TopicEntry) -> dict[str, Any]:
+    """Return RocketMQ's TopicConfig."""
+    return {
+        "attributes": dict(config.attributes),
+        "order": config.order,
+        "perm": config.perm,
+        "readQueueNums": config.read_queues,
+        "topicFilterType": config.filter_type,
+        "topicName": config.name,
+        "topicSysFlag": config.sys_flag,
+        "writeQueueNums": config.write_queues,
+    }
+
+
+class _TopicJson(msgspec.Struct, rename="camel"):
+    topic_name: str
+    read_queue_nums: int = QUEUES_DEFAULT
+    write_queue_nums: int = QUEUES_DEFAULT
+    perm: int = int(Permission.READ_WRITE)
+    topic_filter_type: str = SINGLE_TAG
+    topic_sys_flag: int = 0
+    order: bool = False
+    attributes: dict[str, str] = {}
+
+
+def topic_from_json(value: Any) -> TopicConfig:
+    """Return the topic in RocketMQ's TopicConfig; absent fields have its defaults.
+
+    Raises: RequestError(INVALID_PARAMETER): no object, or a field of the wrong type.
+    """
+    read = read_body(value, _TopicJson, "topic configuration")
+    return TopicConfig(
+        name=read.topic_name,
+        read_queues=read.read_queue_nums,
+        write_queues=read.write_queue_nums,
+        perm=read.perm,
+        filter_type=read.topic_filter_type,
+        sys_flag=read.topic_sys_flag,
+        order=read.order,
+        attributes=read.attributes,
     )
 
 

@@ -10,6 +10,7 @@ from actormq.broker.tables import (
     Entry,
     GroupEntry,
     GroupGone,
+    OwnTables,
     SubscriptionEntry,
     SubscriptionGone,
     Tables,
@@ -82,3 +83,15 @@ def test_a_group_that_goes_offline_has_no_subscriptions() -> None:
     assert tables.subscription("g", "t") is None
     assert tables.consumer_group("g") is None
     assert tables.group("g") is not None
+
+
+@given(st.lists(entries))
+def test_the_publishers_tables_know_what_is_news_and_their_size(changes: list[Entry]) -> None:
+    """Publishing only the news says the same; the size is that of a snapshot with its lengths."""
+    own, everything = OwnTables(), Tables()
+    for entry in changes:
+        before = list(own.entries())
+        assert own.change(entry) is (before != list(own.entries()))
+        everything.put(entry)
+        assert sorted(map(encode_entry, own.entries())) == sorted(map(encode_entry, everything.entries()))
+        assert own.size_bytes == sum(4 + len(encode_entry(each)) for each in own.entries())
