@@ -22,7 +22,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install -q --upgrade "setuptools>=77" "cython>=3.1"
-	ACTORMQ_PURE=1 $(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
+	PYTHONWARNINGS=ignore ACTORMQ_PURE=1 $(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
 	@touch $@
 
 $(VENV)/.kernels: $(VENV)/.installed $(KERNELS)

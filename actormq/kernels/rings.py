@@ -300,6 +300,9 @@ class RingConsumer:
 
         They are valid until `release`.  What was taken and never released is taken again by the
         consumer that comes after a death.
+
+        None while `position` has moved: a lap's unused rest was given back at once.  Ring the
+        producer then as after `release`: its long entry waits for just that.
         """
         tail = load_acquire(self._cells, _TAIL)
         position = self._position

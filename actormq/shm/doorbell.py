@@ -4,6 +4,9 @@ To sleep: `prepare_sleep`, look at everything again, poll the descriptor, `woke`
 To wake: publish, `ring`.  Both put a full fence between their store and their load, so at least one
 sees the other: release and acquire alone lost 68,272 of 10**6 wake-ups.  Uncompiled kernels have no
 fence; then every ring writes, whoever sleeps or not.
+
+A process may die after publishing and before ringing.  So who takes over a role looks at everything
+as if it had been rung, and rings everyone whom the dead one may have owed a ring.
 """
 
 from __future__ import annotations
