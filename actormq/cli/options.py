@@ -17,3 +17,8 @@ Namesrv: TypeAlias = Annotated[
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 NAMESRV_DEFAULT = DEFAULT_NAMESRV
+
+
+def client_url(namesrv: str) -> str:
+    """Return the client's URL for ``host:port;host:port``; what is a URL already stays as it is."""
+    return namesrv if "://" in namesrv else f"rocketmq://{namesrv.replace(';', ',')}"

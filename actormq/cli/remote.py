@@ -10,7 +10,14 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from actormq.errors import ActorMQError, ConfigError, FrameError, RequestError
+from actormq.errors import (
+    ConfigError,
+    ConnectFailed,
+    ConnectionLost,
+    FrameError,
+    RequestRefused,
+    RequestTimeout,
+)
 from actormq.wire import frame, json
 from actormq.wire.command import BROKER_VERSION, RemotingCommand
 from actormq.wire.headers import RequestCode
@@ -18,12 +25,8 @@ from actormq.wire.headers import RequestCode
 DEFAULT_NAMESRV: Final = "127.0.0.1:9876"
 TIMEOUT_S: Final = 5.0
 MASTER_ID: Final = 0
-
-
-class Unreachable(ActorMQError):
-    """Nobody answers there."""
-
-    retryable = True
+UNREACHABLE: Final = (ConnectFailed, ConnectionLost, RequestTimeout)
+"""Another server may answer the same question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,42 +65,58 @@ class Remote:
         """Return the successful answer of ``host:port``; `version` is the client's that we claim to be.
 
         Raises:
-            Unreachable: no connection, no answer in time, or bytes that are no frame.
-            RequestError: an answer with another code than 0; its remark is the server's.
+            ConnectFailed, ConnectionLost, RequestTimeout: it does not answer.
+            RequestRefused: an answer with another code than 0; its remark is the server's.
         """
         request = RemotingCommand.request(code, fields, body)
         request.version = version
         try:
-            answer = self._exchange(address, request)
+            answer = self._exchange(address, self._socket(address), request)
+        except UNREACHABLE:
+            self._forget(address)
+            raise
         except (OSError, FrameError) as error:
-            self._sockets.pop(address, socket.socket()).close()
-            reason = getattr(error, "strerror", None) or str(error)
-            raise Unreachable(f"{address} does not answer: {reason}") from None
+            self._forget(address)
+            raise ConnectionLost(f"{address} does not answer: {_reason(error)}") from None
         if answer.code != 0:
-            raise RequestError(answer.code, first_line(answer.remark) or f"answered code {answer.code}")
+            raise RequestRefused(answer.code, first_line(answer.remark) or None, address)
         return answer
 
-    def _exchange(self, address: str, request: RemotingCommand) -> RemotingCommand:
+    def _exchange(self, address: str, sock: socket.socket, request: RemotingCommand) -> RemotingCommand:
         deadline = time.monotonic() + self._timeout_s
-        sock = self._socket(address)
         sock.settimeout(self._timeout_s)
         sock.sendall(frame.encode(request))
         cutter = frame.FrameCutter()
-        while (left := deadline - time.monotonic()) > 0:
-            sock.settimeout(left)
-            data = sock.recv(256 * 1024)
+        while (left_s := deadline - time.monotonic()) > 0:
+            sock.settimeout(left_s)
+            try:
+                data = sock.recv(256 * 1024)
+            except TimeoutError:
+                break
             if not data:
-                raise ConnectionError("it closed the connection")
+                raise ConnectionLost(f"{address} closed the connection")
             for part in cutter.feed(data):
                 command = frame.decode(part)
                 if command.is_response and command.opaque == request.opaque:
                     return command
-        raise TimeoutError(f"no answer within {self._timeout_s:g} s")
+        raise RequestTimeout(f"{address} did not answer within {self._timeout_s:g} s")
 
     def _socket(self, address: str) -> socket.socket:
         if address not in self._sockets:
-            self._sockets[address] = socket.create_connection(split_address(address), self._timeout_s)
+            try:
+                self._sockets[address] = socket.create_connection(split_address(address), self._timeout_s)
+            except OSError as error:
+                raise ConnectFailed(f"{address} does not answer: {_reason(error)}") from None
         return self._sockets[address]
+
+    def _forget(self, address: str) -> None:
+        sock = self._sockets.pop(address, None)
+        if sock is not None:
+            sock.close()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 class Cluster:
@@ -117,17 +136,16 @@ class Cluster:
         """Return the answer's body, read as JSON.
 
         Raises:
-            Unreachable: none of the name servers answers.
-            RequestError: the one that answers refuses.
+            ConnectFailed, ConnectionLost, RequestTimeout: none of the name servers answers.
+            RequestRefused: the one that answers refuses.
         """
-        trouble: Unreachable | None = None
-        for address in self._addresses:
+        *others, last = self._addresses
+        for address in others:
             try:
                 return json.loads(self._remote.ask(address, code, fields).body)
-            except Unreachable as error:
-                trouble = error
-        assert trouble is not None
-        raise trouble
+            except UNREACHABLE:
+                continue
+        return json.loads(self._remote.ask(last, code, fields).body)
 
     def brokers(self, *, masters_only: bool = False) -> list[Broker]:
         """Return all registered brokers, by name and id."""

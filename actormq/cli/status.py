@@ -8,8 +8,8 @@ import typer
 
 from actormq.cli.options import NAMESRV_DEFAULT, Json, Namesrv
 from actormq.cli.output import print_json, print_table, say
-from actormq.cli.remote import Cluster, Remote, Unreachable, first_line
-from actormq.errors import RequestError, ResponseCode
+from actormq.cli.remote import Cluster, Remote
+from actormq.errors import ClientError, RequestRefused, ResponseCode
 from actormq.wire import json
 from actormq.wire.headers import RequestCode
 
@@ -19,6 +19,7 @@ LAGS: Final = (
     ("replicated", "appended", "not yet replicated"),
 )
 """Position, the one that it follows, and what the distance between them means; bytes of the log."""
+_NOT_SUPPORTED: Final = ResponseCode.REQUEST_CODE_NOT_SUPPORTED
 _SAMPLE_S: Final = 0.2
 """Over which CPU use is measured."""
 
@@ -48,12 +49,9 @@ def _broker(remote: Remote, address: str) -> dict[str, Any]:
     """Return what one broker says of itself, or why it does not."""
     try:
         value = json.loads(remote.ask(address, RequestCode.GET_ROLES).body)
-    except RequestError as error:
-        if error.response_code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED:
-            return {"address": address, "error": "it is no ActorMQ broker: ask mqadmin about it"}
-        return {"address": address, "error": error.remark}
-    except Unreachable as error:
-        return {"address": address, "error": error.remark}
+    except ClientError as error:
+        foreign = isinstance(error, RequestRefused) and error.response_code == _NOT_SUPPORTED
+        return {"address": address, "error": f"{address} is no ActorMQ broker" if foreign else error.remark}
     roles = value["roles"]
     _add_use(roles)
     positions = value.get("positions", {})
@@ -103,7 +101,7 @@ def _measure(role: dict[str, Any], process: Any) -> None:
 
 def _show(item: dict[str, Any]) -> None:
     if "error" in item:
-        say(f"{item['address']}: {first_line(item['error'])}")
+        say(item["error"])
         return
     rows = [
         (

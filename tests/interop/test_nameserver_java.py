@@ -14,7 +14,7 @@ from interop import rocketmq
 from namesrv_process import running
 
 from actormq.cli.remote import Remote
-from actormq.errors import RequestError
+from actormq.errors import RequestRefused
 from actormq.wire import json as fastjson
 from actormq.wire.registration import DataVersion, RegistrationBody, TopicConfig, encode_registration
 
@@ -169,8 +169,8 @@ def _answer(remote: Remote, address: str, step: Step) -> Any:
     """Return what can be compared: lists of sets without order, remarks' first lines."""
     try:
         answer = remote.ask(address, step.code, step.fields, step.body)
-    except RequestError as error:
-        return error.response_code, error.remark
+    except RequestRefused as error:
+        return error.response_code, error.peer_remark
     body = bytes(answer.body)
     return answer.code, answer.fields, _sorted(fastjson.loads(body)) if body else None
 

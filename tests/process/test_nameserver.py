@@ -16,8 +16,8 @@ import pytest
 import zmq
 from namesrv_process import NameServer, running
 
-from actormq.cli.remote import Remote, Unreachable, split_address
-from actormq.errors import RequestError
+from actormq.cli.remote import UNREACHABLE, Remote, split_address
+from actormq.errors import RequestRefused
 from actormq.wire import frame
 from actormq.wire.command import RemotingCommand, Serialize
 from actormq.wire.registration import DataVersion, RegistrationBody, TopicConfig, encode_registration
@@ -86,7 +86,7 @@ def test_a_silent_broker_expires_and_is_disconnected(server: NameServer, remote:
         fields = {**WHO, "brokerName": "c", "brokerAddr": "10.0.0.3:1", "heartbeatTimeoutMillis": "200"}
         broker.ask(server.tcp, 103, fields, BODY)
         until(lambda: b'"c"' not in bytes(remote.ask(server.tcp, 106).body))
-        with pytest.raises(Unreachable):
+        with pytest.raises(UNREACHABLE):
             broker.ask(server.tcp, 106)
 
 
@@ -115,7 +115,7 @@ def test_a_kv_entry_that_cannot_be_saved_is_no_success(tmp_path: Path) -> None:
     """A KV path below a file."""
     (tmp_path / "namesrv").write_text("in the way")
     with running(tmp_path) as server, Remote() as remote:
-        with pytest.raises(RequestError, match="could not be saved"):
+        with pytest.raises(RequestRefused, match="could not be saved"):
             remote.ask(server.tcp, 100, {"namespace": "N", "key": "k", "value": "v"})
         remote.ask(server.tcp, 106)
 
@@ -136,7 +136,7 @@ def _answers(server: NameServer) -> bool:
     try:
         with Remote(timeout_s=1) as remote:
             remote.ask(server.tcp, 106)
-    except Unreachable:
+    except UNREACHABLE:
         return False
     return True
 

@@ -1,0 +1,88 @@
+"""consume: print messages as a member of a group; what was printed counts as consumed."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from actormq.cli.options import NAMESRV_DEFAULT, Json, Namesrv, client_url
+from actormq.cli.output import print_json
+from actormq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from actormq.client.messages import ReceivedMessage
+    from actormq.client.settings import ConsumerSettings
+
+
+def consume(
+    topic: Annotated[str, typer.Argument(help="The topic's name.")],
+    group: Annotated[str, typer.Option("--group", "-g", help="The consumer group.")],
+    start: Annotated[
+        str,
+        typer.Option("--from", metavar="first|last|TIME", help="Where a new group begins."),
+    ] = "last",
+    tags: Annotated[str, typer.Option("--tags", "-t", help="Only these: 'a || b', or * for all.")] = "*",
+    count: Annotated[int, typer.Option("--count", "-c", help="End after so many; 0 for never.", min=0)] = 0,
+    namesrv: Namesrv = NAMESRV_DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Print the messages of a topic until Ctrl-C, or until --count of them were printed."""
+    from actormq.client.consumer import Consumer
+
+    printed = 0
+    with Consumer(client_url(namesrv), group=group, settings=_settings(start)) as consumer:
+        for delivered in consumer.stream(topic, tags, in_hand_max=1 if count else 64):
+            with delivered as message:
+                _print(message, as_json)
+            printed += 1
+            if printed == count:
+                return
+
+
+def _settings(start: str) -> ConsumerSettings:
+    from actormq.client.results import StartFrom
+    from actormq.client.settings import ConsumerSettings
+
+    if start in ("first", "last"):
+        return ConsumerSettings(start_from=StartFrom.FIRST if start == "first" else StartFrom.LAST)
+    try:
+        moment = datetime.fromisoformat(start)
+    except ValueError:
+        raise ConfigError(f"--from {start!r} must be first, last or like 2026-11-22T14:30:00") from None
+    return ConsumerSettings(
+        start_from=StartFrom.TIMESTAMP, start_timestamp_ms=round(moment.timestamp() * 1000)
+    )
+
+
+def _print(message: ReceivedMessage, as_json: bool) -> None:
+    if as_json:
+        print_json(_as_json(message))
+    else:
+        sys.stdout.buffer.write(message.body + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _as_json(message: ReceivedMessage) -> dict[str, Any]:
+    """Return everything of a message; a body that is no UTF-8 text is given in base64."""
+    value: dict[str, Any] = {
+        "topic": message.topic,
+        "broker": message.queue.broker_name,
+        "queue": message.queue.queue_id,
+        "offset": message.queue_offset,
+        "message_id": message.message_id,
+        "tags": message.tags,
+        "keys": message.keys,
+        "properties": message.properties,
+        "born_timestamp_ms": message.born_timestamp_ms,
+        "store_timestamp_ms": message.store_timestamp_ms,
+        "reconsume_times": message.reconsume_times,
+    }
+    try:
+        value["body"] = message.body.decode()
+    except UnicodeDecodeError:
+        value["body_base64"] = base64.b64encode(message.body).decode()
+    return value
