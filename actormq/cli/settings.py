@@ -283,7 +283,7 @@ def _converted(value: object, kind: Any) -> object:
     if kind in (str, Path) and not isinstance(value, str | Path):
         raise ValueError
     if kind is Path:
-        return Path(str(value)).expanduser()
+        return Path(str(value)).expanduser().absolute()
     if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(value, str):
         return kind(value.lower())
     return kind(value)
