@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 from actormq import faults
 from actormq.actors.runtime import ProcessActor, RoleContext
@@ -28,6 +28,7 @@ from actormq.shm.intent import IntentPage
 from actormq.shm.positions import Position, Positions, RoleCell, RoleState, role_of, slot_of
 from actormq.shm.tables import TablesReader
 from actormq.store import checkpoint, index, marks
+from actormq.store.checkpoint import Checkpoint
 from actormq.store.commit_log import FOLDER, LogFiles, file_name
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import queue_folder, sync_files
@@ -39,6 +40,7 @@ INDEX_TIMESTAMP: Final = RoleCell.COUNTER_1
 """The dispatcher's cell: store timestamp of the last key in the last index file that is full, and synced."""
 
 PAGE_BYTES: Final = 4096
+_T = TypeVar("_T")
 _NS_PER_MS: Final = 1_000_000
 _WORDS: Final = ROW_BYTES // 8
 ROUND_PAUSE: Final = 9
@@ -182,12 +184,14 @@ class Flusher:
         self._rows = rows
         self.log = LogFlush(config, positions.get(Position.FLUSHED))
         self.queues = QueueFlush(config, extents, rows, everything=not fresh)
-        self.checkpoint = checkpoint.read(disk, config.root / checkpoint.NAME)
+        self._written = checkpoint.read(disk, config.root / checkpoint.NAME)
+        self.checkpoint = replace(self._written, ours=True, log_flushed=self.log.flushed)
         self.stopping = False
         self._busy = busy
-        self._written = self.checkpoint
         self._round: deque[Path] | None = None
         self._round_started_ns = 0
+        self._round_dispatched = 0
+        self._round_checkpoint = self.checkpoint
         self._round_due_ns: int | None = None
         self._round_earliest_ns = 0
         self._queues_synced = 0 if not fresh else positions.get(Position.DISPATCHED)
@@ -230,11 +234,11 @@ class Flusher:
         self.log.done(appended, now_ns)
         self.checkpoint = replace(self.checkpoint, log_timestamp=timestamp, log_flushed=appended)
 
-    def _guarded(self, sync: Callable[[], None], what: str) -> None:
+    def _guarded(self, sync: Callable[[], _T], what: str) -> _T:
         """Sync once.  A failure is never tried again: the kernel would call the lost pages clean."""
         try:
             with self._busy(RoleState.SYNCING):
-                sync()
+                return sync()
         except OSError as error:
             self.positions.set(Position.STORE_FAILED, 1)
             raise StoreFailed(f"cannot sync {what}: {error}") from error
@@ -269,43 +273,47 @@ class Flusher:
             return False
         self._round = deque(self.queues.dirty())
         self._round_started_ns = now_ns
+        self._round_dispatched = dispatched
         self._round_checkpoint = replace(
             self.checkpoint,
             queues_timestamp=max(timestamp, self.checkpoint.queues_timestamp),
             index_timestamp=max(index_timestamp, self.checkpoint.index_timestamp),
-            queues_flushed=dispatched,
         )
         return True
 
     def _end_round(self, now_ns: int) -> None:
+        """Write the checkpoint: queues and index count as far as the log itself is durable."""
         finished = self._round_checkpoint
         if self.stopping or now_ns >= self._index_due_ns:
-            self._guarded(self._sync_index, "the newest index file")
+            if self.log.flushed < self._round_dispatched:
+                self._sync_log(self._round_dispatched, self.checkpoint.log_timestamp, now_ns)
+            finished = self._guarded(lambda: self._sync_index(finished), "the newest index file")
             self._index_due_ns = now_ns + self.config.flush_thorough_interval_ms * _NS_PER_MS
-            finished = replace(finished, index_flushed=finished.queues_flushed)
             faults.point("flusher.index-synced")
         finished = replace(
-            finished, log_timestamp=self.checkpoint.log_timestamp, log_flushed=self.checkpoint.log_flushed
+            finished,
+            ours=True,
+            log_timestamp=self.checkpoint.log_timestamp,
+            log_flushed=self.checkpoint.log_flushed,
+            queues_flushed=min(self._round_dispatched, self.checkpoint.log_flushed),
         )
         path = self.config.root / checkpoint.NAME
         self._guarded(lambda: checkpoint.write(self.disk, path, finished), str(path))
         faults.point("flusher.checkpoint-written")
         self.checkpoint = self._written = finished
-        self._queues_synced = finished.queues_flushed
+        self._queues_synced = self._round_dispatched
         self._round = None
         self._round_due_ns = None
         self._round_earliest_ns = now_ns + ROUND_PAUSE * (now_ns - self._round_started_ns)
 
-    def _sync_index(self) -> None:
-        folder = self.config.root / index.FOLDER
-        names = self.disk.listdir(folder)
-        if names:
-            fd = self.disk.open(folder / names[-1])
-            try:
-                self.disk.fdatasync(fd)
-            finally:
-                self.disk.close(fd)
-            self.disk.fsync_dir(folder)
+    def _sync_index(self, finished: Checkpoint) -> Checkpoint:
+        """Make the newest index file durable (full ones are); return what the checkpoint says then."""
+        config = self.config
+        size = index.file_bytes(config.index_slots, config.index_entries)
+        name, next_number = index.sync_newest(self.disk, config.root / index.FOLDER, size)
+        return replace(
+            finished, index_flushed=self._round_dispatched, index_file=name, index_next=next_number
+        )
 
     @property
     def clean(self) -> bool:
