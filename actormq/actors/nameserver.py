@@ -62,12 +62,13 @@ class NameServerActor(ProcessActor):
 
     def _router(self, listener: int) -> RouterServer:
         """Native clients hold no lease here: nothing of theirs is kept; brokers expire by their own word."""
+        mailbox = self.context.mailbox
         limits = RouterLimits(
             clients_max=self.settings.connections_max, lease_ms=self.settings.broker_expiry_ms
         )
         return RouterServer(
             self.loop,
-            zmq.Context.instance(),
+            zmq.Context.instance() if mailbox is None else mailbox.zmq,
             listener,
             f"tcp://{_zmq_endpoint(self.settings)}",
             self,
