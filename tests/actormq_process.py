@@ -42,13 +42,21 @@ class Dev:
 
 
 def start_dev(
-    data_dir: Path, *, flush: str = "async", gateways: int = 1, env: dict[str, str] | None = None
+    data_dir: Path,
+    *,
+    flush: str = "async",
+    gateways: int = 1,
+    env: dict[str, str] | None = None,
+    like: Dev | None = None,
 ) -> Dev:
-    """Start `actormq dev` on free ports and return once it is ready."""
+    """Start `actormq dev` on free ports (those of `like`, when given) and return once it is ready."""
+    ports = {"--namesrv-port": "0", "--namesrv-zmq-port": "0", "--port": "0", "--zmq-port": "0"}
+    if like is not None:
+        before = (like.namesrv, like.namesrv_zmq, like.broker, like.zmq)
+        ports = {flag: at.rpartition(":")[2] for flag, at in zip(ports, before, strict=True)}
     command = [
-        sys.executable, "-m", "actormq.cli.main", "dev", "--data-dir", str(data_dir), "--namesrv-port", "0",
-        "--namesrv-zmq-port", "0", "--port", "0", "--zmq-port", "0", "--flush", flush,
-        "--gateways", str(gateways),
+        sys.executable, "-m", "actormq.cli.main", "dev", "--data-dir", str(data_dir), "--flush", flush,
+        "--gateways", str(gateways), *(word for pair in ports.items() for word in pair),
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
