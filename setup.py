@@ -10,7 +10,10 @@ import contextlib
 import fcntl
 import importlib.machinery
 import os
+import shlex
+import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,13 +49,21 @@ def _extension(source: Path) -> Extension:
         depends=[str(KERNELS / "atomics.h")],
         include_dirs=[str(KERNELS)],
         extra_compile_args=["-O3", "-g0", "-fno-strict-aliasing"],
-        optional=True,
     )
+
+
+def _compiler() -> str | None:
+    """Return the path of the compiler that distutils would call."""
+    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    return shutil.which(command[0])
 
 
 def kernels() -> list[Extension]:
     """Return one optional extension per kernel that Cython accepts."""
     if os.environ.get("ACTORMQ_PURE") == "1":
+        return []
+    if not _compiler():
+        _warn("no C compiler here, the kernels stay uncompiled")
         return []
     try:
         from Cython.Build import cythonize
@@ -66,7 +77,9 @@ def kernels() -> list[Extension]:
             continue
         _drop_stale(source)
         try:
-            extensions += cythonize([_extension(source)], compiler_directives=DIRECTIVES, quiet=True)
+            (extension,) = cythonize([_extension(source)], compiler_directives=DIRECTIVES, quiet=True)
+            extension.optional = True
+            extensions.append(extension)
         except CompileError:
             _warn(f"{source} is refused by Cython and stays uncompiled")
     return extensions
