@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import signal
 import sys
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,13 +35,16 @@ def consume(
     """Print the messages of a topic until Ctrl-C, or until --count of them were printed."""
     from actormq.client.consumer import Consumer
 
-    printed = 0
-    with Consumer(client_url(namesrv), group=group, settings=_settings(start)) as consumer:
-        for delivered in consumer.stream(topic, tags, in_hand_max=1 if count else 64):
-            with delivered as message:
-                _print(message, as_json)
-            printed += 1
-            if printed == count:
+    # A service manager's SIGTERM ends it as Ctrl-C does: what was printed is committed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        suppress(KeyboardInterrupt),
+        Consumer(client_url(namesrv), group=group, settings=_settings(start)) as consumer,
+    ):
+        for number, delivered in enumerate(consumer.stream(topic, tags), 1):
+            with delivered.process():
+                _print(delivered.message, as_json)
+            if number == count:
                 return
 
 

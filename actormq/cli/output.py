@@ -15,21 +15,36 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
-    """Print `rows` under `columns`; numbers stand at the right."""
+    """Print `rows` under `columns`, numbers at the right: fitted to a terminal, whole into a pipe."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    right = [all(isinstance(row[index], int | float | None) for row in rows) for index in range(len(columns))]
+    if title is not None:
+        print(title)
+    if sys.stdout.isatty():
+        _print_rich(columns, cells, right)
+    else:
+        _print_plain(columns, cells, right)
+
+
+def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float) for row in rows)
-        table.add_column(column, justify="right" if rows and numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=200)
-    console.print(table)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, is_number in zip(columns, right, strict=True):
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _print_plain(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for row in (columns, *cells):
+        words = zip(row, widths, right, strict=True)
+        line = "  ".join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in words)
+        print(line.rstrip())
 
 
 def say(sentence: str) -> None:
