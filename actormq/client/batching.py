@@ -135,18 +135,20 @@ class Accumulator:
         self._waiting: dict[LaneKey, Lane] = {}
 
     def append(
-        self, key: LaneKey, flag: int, body: bytes, properties: bytes, now_ms: int
+        self, key: LaneKey, flag: int, body: bytes, properties: bytes, now_ms: int, *, alone: bool = False
     ) -> tuple[Batch, int] | None:
-        """Add a message; return its batch and its place in it, or None when the window is full."""
+        """Add a message; return its batch and its place in it, or None when the window is full.
+
+        Args:
+            alone: the message cannot share a batch (it is delayed).
+        """
         limits = self.limits
         size = len(body) + len(properties) + ITEM_OVERHEAD_BYTES
-        if self.messages >= limits.window_messages or (
-            self.messages and self.bytes + size > limits.window_bytes
-        ):
+        if not self.has_room(size):
             return None
         lane = self._lanes.get(key) or self._new_lane(key)
         batch = lane.open
-        if batch is not None and batch.bytes + size > limits.batch_bytes:
+        if batch is not None and (alone or batch.bytes + size > limits.batch_bytes):
             lane.full.append(batch)
             batch = None
         if batch is None:
@@ -157,7 +159,7 @@ class Accumulator:
         self.messages += 1
         self.bytes += size
         place = len(batch.items) - 1
-        if place + 1 >= limits.batch_messages or batch.bytes >= limits.batch_bytes:
+        if alone or place + 1 >= limits.batch_messages or batch.bytes >= limits.batch_bytes:
             lane.full.append(batch)
             lane.open = None
         return batch, place
@@ -212,5 +214,23 @@ class Accumulator:
         if not lane.in_flight and not lane.full and lane.open is None:
             self._lanes.pop(lane.key, None)
 
+    def has_room(self, size: int) -> bool:
+        """Return whether a message of `size` bytes fits; one that is alone always does."""
+        if not self.messages:
+            return True
+        limits = self.limits
+        return self.messages < limits.window_messages and self.bytes + size <= limits.window_bytes
+
     def is_empty(self) -> bool:
         return not self.messages
+
+    def abandon(self, error: ClientError) -> None:
+        """Let go of everything that waits and was not taken by `ready`; its outcome is `error`."""
+        for lane in self._waiting.values():
+            for batch in (*lane.full, *([lane.open] if lane.open else [])):
+                self.messages -= len(batch.items)
+                self.bytes -= batch.bytes
+                batch.complete(error)
+            lane.full.clear()
+            lane.open = None
+        self._waiting.clear()

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from actormq.client.identifiers import format_offset_message_id
 from actormq.client.results import MessageQueue
@@ -64,6 +64,30 @@ class Message:
     delay_level: int = 0
     wait_stored: bool = True
     flag: int = 0
+
+
+class MessageOptions(TypedDict, total=False):
+    """What may be said of a message besides its body; the attributes of `Message`."""
+
+    tags: str | None
+    keys: str | Iterable[str]
+    properties: Mapping[str, str]
+    delay_level: int
+    wait_stored: bool
+    flag: int
+
+
+def as_message(body: bytes | Message, options: MessageOptions) -> Message:
+    """Return the message that the arguments of a send describe.
+
+    Raises:
+        MessageRejected: a `Message` together with options.
+    """
+    if not isinstance(body, Message):
+        return Message(body, **options)
+    if options:
+        raise MessageRejected(f"a Message already says everything; drop {', '.join(options)}")
+    return body
 
 
 def check_topic(topic: str) -> None:
@@ -171,6 +195,7 @@ class ReceivedMessage:
         "_start",
         "queue",
         "queue_offset",
+        "started_ms",
     )
 
     def __init__(self, data: bytes, start: int, end: int, queue: MessageQueue) -> None:
@@ -181,6 +206,8 @@ class ReceivedMessage:
         self._body: bytes | None = None
         self._properties: dict[str, str] | None = None
         self._local_attempts = 0
+        self.started_ms = 0
+        """When a listener was given it (monotonic clock); 0 = not yet."""
         self.queue = queue
         """The queue that it was pulled from."""
         self.queue_offset = QueueOffset(_QUEUE_OFFSET.unpack_from(data, start + 20)[0])

@@ -12,7 +12,7 @@ from actormq.client import requests
 from actormq.client.batching import Batch, BatchOutcome, Item
 from actormq.client.directory import Directory
 from actormq.client.identifiers import UniqueKeys
-from actormq.client.latency import FaultTable, choose_queue
+from actormq.client.latency import FaultTable, choose_queue, queue_of_key
 from actormq.client.messages import (
     Message,
     check_body,
@@ -43,6 +43,25 @@ from actormq.wire.command import RemotingCommand
 
 QueueChoice = Callable[[Sequence[MessageQueue]], MessageQueue]
 """Picks one of the writable queues; called again for each attempt."""
+
+QueueTarget = MessageQueue | QueueChoice
+"""How a caller names a queue: itself, or by a function that picks one."""
+
+
+def queue_choice(key: str | None, queue: QueueTarget | None) -> QueueChoice | None:
+    """Return what `key` or `queue` of a send means; None = round robin.
+
+    Raises:
+        MessageRejected: both were given.
+    """
+    if key is not None:
+        if queue is not None:
+            raise MessageRejected("key and queue exclude each other: the key already decides the queue")
+        return lambda queues: queue_of_key(queues, key)
+    if isinstance(queue, MessageQueue):
+        return lambda _: queue
+    return queue
+
 
 _TRY_ANOTHER_QUEUE = frozenset({int(ResponseCode.TOPIC_NOT_EXIST), int(ResponseCode.NO_PERMISSION)})
 

@@ -1,0 +1,255 @@
+"""From the window to listeners and back: deliveries, what listeners say of them, and giving messages back.
+
+Source: RocketMQ ConsumeMessageConcurrentlyService.java, ConsumeMessageOrderlyService.java; client.md §6, §7.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import groupby, islice
+
+from actormq.client import requests
+from actormq.client.held import AnyListener, Delivery, Finished, HeldQueue
+from actormq.client.messages import ReceivedMessage
+from actormq.client.procedures import Ask, Pause
+from actormq.client.requests import Outgoing
+from actormq.client.results import MessageModel
+from actormq.client.sending import Sender
+from actormq.client.session import Session
+from actormq.client.settings import ConsumerSettings, ProducerSettings
+from actormq.errors import ClientError, PeerError
+from actormq.message import RETRY_PREFIX, PropertyKey, encode_properties
+
+log = logging.getLogger("actormq.client")
+
+RECONSUME_MAX = 16
+"""What -1 means in clustering; RocketMQ's default."""
+_IN_ORDER_RUN = 64
+"""Messages that one worker takes at a time in orderly mode: what a crash may repeat."""
+_INNER_GROUP = "CLIENT_INNER_PRODUCER"
+_FIRST_RETRY_LEVEL = 3
+
+
+class Handing:
+    """Loop thread, except `report`."""
+
+    def __init__(
+        self,
+        session: Session,
+        group: str,
+        settings: ConsumerSettings,
+        listener_of: Callable[[str], AnyListener],
+        hand_over: Callable[[Delivery], None],
+    ) -> None:
+        """
+        Args:
+            listener_of: topic to listener.
+            hand_over: takes a delivery to the workers; must not block.
+        """
+        self._session = session
+        self._group = group
+        self._settings = settings
+        self._listener_of = listener_of
+        self._hand_over = hand_over
+        self._reports: deque[tuple[Delivery, list[Finished], bool]] = deque()
+        self._is_reporting = False
+        self._direct: dict[int, tuple[Delivery, Callable[[int | None], None]]] = {}
+        self._resender = Sender(
+            _INNER_GROUP, ProducerSettings(), session.directory, session.clock, session.keys, 0
+        )
+
+    # -- out
+
+    def put(self, held: HeldQueue, messages: list[ReceivedMessage]) -> None:
+        """Take pulled messages in hand and pass the new ones on."""
+        new = held.window.put(messages)
+        if not new:
+            return
+        if self._settings.orderly:
+            held.backlog.extend(new)
+            self.go_on(held)
+        else:
+            self._deliver(held, new)
+
+    def _deliver(self, held: HeldQueue, messages: Iterable[ReceivedMessage]) -> None:
+        if not held.queue.topic.startswith(RETRY_PREFIX):
+            listener = self._listener_of(held.queue.topic)
+            self._hand_over(Delivery(held, list(messages), listener, in_order=False))
+            return
+        for topic, some in groupby(messages, key=lambda message: message.topic):
+            self._hand_over(Delivery(held, list(some), self._listener_of(topic), in_order=False))
+
+    def go_on(self, held: HeldQueue) -> None:
+        """Orderly: give the next messages to a worker, unless one is at work on this queue."""
+        if held.is_in_listener or not held.backlog or not held.may_run(self._session.now_ms()):
+            return
+        held.is_in_listener = True
+        run = list(islice(held.backlog, _IN_ORDER_RUN))
+        listener = self._listener_of(run[0].topic)
+        self._hand_over(Delivery(held, run, listener, in_order=True))
+
+    def deliver_directly(
+        self, message: ReceivedMessage, listener: AnyListener, on_done: Callable[[int | None], None]
+    ) -> None:
+        """Give a listener one message outside any window; `on_done` gets the delay level, None = success."""
+        held = HeldQueue(message.queue, message.queue_offset, persisted=None)
+        delivery = Delivery(held, [message], listener, in_order=False)
+        self._direct[id(delivery)] = (delivery, on_done)
+        self._hand_over(delivery)
+
+    # -- back
+
+    def report(self, delivery: Delivery, finished: list[Finished], is_last: bool) -> None:
+        """Say what became of messages; any thread.
+
+        Args:
+            is_last: this worker is through with the delivery.
+        """
+        self._reports.append((delivery, finished, is_last))
+        if not self._is_reporting:
+            self._is_reporting = True
+            self._session.loop.call_soon(self.take_reports)
+
+    def take_reports(self) -> None:
+        """Take in what workers have reported so far."""
+        self._is_reporting = False
+        while self._reports:
+            delivery, finished, is_last = self._reports.popleft()
+            held = delivery.held
+            direct = self._direct.get(id(delivery)) if finished else None
+            if direct is not None:
+                del self._direct[id(delivery)]
+                direct[1](finished[0][1])
+                continue
+            is_current = held.window is delivery.window and not held.is_released
+            if not is_current:
+                finished = []
+            if delivery.in_order:
+                self._take_in_order(held, finished, is_last, is_current)
+            else:
+                self._take(held, finished)
+
+    def _take(self, held: HeldQueue, finished: list[Finished]) -> None:
+        was_full = held.window.is_full(self._settings.window)
+        for message, delay_level in finished:
+            if delay_level is None:
+                held.window.done(message)
+            elif self._settings.model is MessageModel.BROADCASTING:
+                log.warning("%r failed; broadcast messages are not repeated", message)
+                held.window.done(message)
+            else:
+                self._session.spawn(self._give_back(held, message, delay_level))
+        if was_full:
+            held.room.set()
+
+    def _take_in_order(
+        self, held: HeldQueue, finished: list[Finished], is_last: bool, is_current: bool
+    ) -> None:
+        failed = False
+        for message, delay_level in finished:
+            if delay_level is None:
+                held.backlog.popleft()
+                held.window.done(message)
+            else:
+                failed = True
+                self._session.spawn(self._repeat_in_place(held, message))
+        if finished:
+            held.room.set()
+        if not is_last:
+            return
+        held.is_in_listener = failed and is_current
+        held.idle.set()
+        if not failed:
+            self.go_on(held)
+
+    # -- failures
+
+    async def _repeat_in_place(self, held: HeldQueue, message: ReceivedMessage) -> None:
+        """Orderly: let the queue rest, then deliver the message again; after too many times set it aside."""
+        reconsume_max = self._settings.reconsume_max
+        if 0 <= reconsume_max <= message.reconsume_times and await self._set_aside(message, reconsume_max):
+            if held.backlog and held.backlog[0] is message:
+                held.backlog.popleft()
+                held.window.done(message)
+        else:
+            message.count_attempt()
+            await Pause(self._settings.suspend_queue_ms)
+        held.is_in_listener = False
+        held.idle.set()
+        self.go_on(held)
+
+    async def _set_aside(self, message: ReceivedMessage, reconsume_max: int) -> bool:
+        try:
+            await self._resend(message, reconsume_max)
+            return True
+        except (ClientError, PeerError) as error:
+            log.warning("%r could not be set aside: %s", message, error)
+            return False
+
+    async def _give_back(self, held: HeldQueue, message: ReceivedMessage, delay_level: int) -> None:
+        """Put a message into the group's retry topic; when that fails, deliver it again from here."""
+        reconsume_max = self._settings.reconsume_max
+        if reconsume_max < 0:
+            reconsume_max = RECONSUME_MAX
+        try:
+            await self._send_back(message, delay_level, reconsume_max)
+        except (ClientError, PeerError) as refused:
+            log.warning("%r was not taken back (%s); sending it to the retry topic", message, refused)
+            try:
+                await self._resend(message, reconsume_max)
+            except (ClientError, PeerError) as error:
+                log.warning("%r could not be given back: %s; it is delivered again here", message, error)
+                await Pause(self._settings.send_back_retry_ms)
+                message.count_attempt()
+                if held.window.holds(message) and not held.is_stopped:
+                    self._deliver(held, [message])
+                return
+        was_full = held.window.is_full(self._settings.window)
+        if not held.is_released:
+            held.window.done(message)
+        if was_full:
+            held.room.set()
+
+    async def _send_back(self, message: ReceivedMessage, delay_level: int, reconsume_max: int) -> None:
+        address = await self._session.directory.master_of(message.queue.broker_name)
+        command = requests.send_back(
+            self._group,
+            message.log_offset,
+            delay_level,
+            message.message_id,
+            message.topic,
+            reconsume_max,
+        )
+        requests.require_success(await Ask(address, command, self._settings.send_back_timeout_ms), address)
+
+    async def _resend(self, message: ReceivedMessage, reconsume_max: int) -> None:
+        """Store a copy in the retry topic, as RocketMQ's client does when its broker refuses a send-back."""
+        properties = dict(message.properties)
+        properties.pop(PropertyKey.TRANSACTION_PREPARED, None)
+        properties.setdefault(PropertyKey.ORIGIN_MESSAGE_ID, message.message_id)
+        properties[PropertyKey.RETRY_TOPIC] = message.topic
+        properties[PropertyKey.DELAY] = str(_FIRST_RETRY_LEVEL + message.reconsume_times)
+        outgoing = Outgoing(
+            body=message.body,
+            properties=encode_properties(properties),
+            message_ids=[message.message_id],
+            flag=message.flag,
+            reconsume_times=message.reconsume_times + 1,
+            max_reconsume_times=reconsume_max,
+        )
+        await self._resender.store(RETRY_PREFIX + self._group, outgoing)
+
+    def give_back_stuck(self, held: HeldQueue) -> None:
+        """Concurrent: give back the first message when its listener has held it for too long."""
+        first = held.window.first()
+        if first is None or not first.started_ms:
+            return
+        held_for_ms = self._session.now_ms() - first.started_ms
+        if held_for_ms > self._settings.listener_timeout_ms:
+            log.warning(
+                "%r is in its listener for %d s; it goes to the retry topic", first, held_for_ms // 1000
+            )
+            first.started_ms = self._session.now_ms()
+            self._session.spawn(self._give_back(held, first, _FIRST_RETRY_LEVEL))

@@ -1,0 +1,127 @@
+"""A queue that this consumer holds, and the messages of it that are on their way to a listener."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from actormq.client.messages import ReceivedMessage
+from actormq.client.procedures import Signal
+from actormq.client.results import ConsumeResult, MessageQueue
+from actormq.client.window import Window
+from actormq.message import QueueOffset
+
+if TYPE_CHECKING:
+    from actormq.client.tasks import Task
+
+Listener = Callable[[ReceivedMessage], ConsumeResult | None]
+AsyncListener = Callable[[ReceivedMessage], Awaitable[ConsumeResult | None]]
+AnyListener = Any
+"""Either of them, or a stream: whoever takes the delivery knows which."""
+
+Finished = tuple[ReceivedMessage, int | None]
+"""A message that a listener had, and the delay level for its retry; None = it is done with."""
+
+
+class HeldQueue:
+    """One queue: its window, where to pull next, and whether it is still ours.
+
+    Changed in the loop's thread; listeners' threads only read the flags.
+    """
+
+    __slots__ = (
+        "backlog",
+        "broker_id",
+        "idle",
+        "is_in_listener",
+        "is_released",
+        "is_stopped",
+        "locked_until_ms",
+        "next_offset",
+        "persisted",
+        "pulled_at_ms",
+        "queue",
+        "room",
+        "task",
+        "window",
+    )
+
+    def __init__(self, queue: MessageQueue, start: QueueOffset, *, persisted: QueueOffset | None) -> None:
+        """
+        Args:
+            start: where pulling begins.
+            persisted: what the broker (or the file) has as our offset; None = nothing yet.
+        """
+        self.queue = queue
+        self.window = Window(start)
+        self.next_offset = start
+        self.persisted = persisted
+        self.broker_id = 0
+        self.pulled_at_ms = 0
+        self.room = Signal()
+        """Set when a pull may go on: the window has room, or the consumer was resumed."""
+        self.is_stopped = False
+        """No further message goes to a listener."""
+        self.is_released = False
+        """Somebody else may have it: what listeners still say of it is ignored."""
+        self.locked_until_ms: int | None = None
+        """Orderly: until when the broker's lock is ours for sure; None = no lock is needed."""
+        self.backlog: deque[ReceivedMessage] = deque()
+        """Orderly: pulled, and not yet handed to a listener."""
+        self.is_in_listener = False
+        """Orderly: a delivery is under way."""
+        self.idle = Signal()
+        """Orderly: set when a delivery has ended."""
+        self.task: Task[None] | None = None
+
+    def restart(self, start: QueueOffset) -> None:
+        """Forget what is in hand and go on from `start`; what listeners say of the old window is ignored."""
+        self.window = Window(start)
+        self.backlog.clear()
+        self.next_offset = start
+
+    def may_run(self, now_ms: int) -> bool:
+        """Return whether a message may be given to a listener now."""
+        return not self.is_stopped and (self.locked_until_ms is None or now_ms < self.locked_until_ms)
+
+
+class Delivery:
+    """Messages of one queue for one listener, taken one by one by one or more workers."""
+
+    __slots__ = ("_cursor", "_taken", "held", "in_order", "listener", "messages", "window")
+
+    def __init__(
+        self, held: HeldQueue, messages: Sequence[ReceivedMessage], listener: AnyListener, *, in_order: bool
+    ) -> None:
+        self.held = held
+        self.window = held.window
+        self.messages = messages
+        self.listener = listener
+        self.in_order = in_order
+        self._cursor = count()
+        self._taken = 0
+
+    def take(self, now_ms: int) -> ReceivedMessage | None:
+        """Return the next message; None when all were taken or the queue is no longer ours.  Any thread."""
+        if self.held.window is not self.window or not self.held.may_run(now_ms):
+            return None
+        # The counter is the only thing that workers share, and its next() is atomic.
+        index = next(self._cursor)
+        if index >= len(self.messages):
+            return None
+        message = self.messages[index]
+        self._taken = index + 1
+        message.started_ms = now_ms
+        return message
+
+    @property
+    def can_be_shared(self) -> bool:
+        """Return whether several workers may take from it."""
+        return not self.in_order and len(self.messages) > 1 and self.has_more
+
+    @property
+    def has_more(self) -> bool:
+        """Return whether there is probably a message left."""
+        return self._taken < len(self.messages)
