@@ -1,0 +1,128 @@
+"""cold: parts of the log that may have left the page cache, read without making the gateway wait for a disk.
+
+A range is first read with RWF_NOWAIT, which succeeds when all of it is in memory.  Otherwise one of a few
+threads reads it and the answer follows: one group that reads last week must not slow anyone's sends.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final
+
+from actormq.store.commit_log import file_name
+
+OLD_BYTES: Final = 256 * 1024 * 1024
+"""What is this near to the log's end was written or read a moment ago: it is read through the map."""
+THREADS: Final = 2
+JOBS_MAX: Final = 64
+_DESCRIPTORS_MAX: Final = 16
+_NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
+
+Ranges = list[tuple[int, int]]
+Then = Callable[["bytes | None"], None]
+
+
+class ColdReader:
+    """Reads ranges of the log by descriptor.
+
+    Args:
+        folder: the commit log's.
+        call_soon: runs a function in the gateway's own thread (`ProcessActor.call_soon`).
+        old_bytes: how far behind the log's end a range counts as old.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        file_bytes: int,
+        call_soon: Callable[[Callable[[], None]], None],
+        old_bytes: int = OLD_BYTES,
+    ) -> None:
+        self._folder = folder
+        self._file_bytes = file_bytes
+        self._call_soon = call_soon
+        self._old_bytes = old_bytes
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
+        self._jobs: SimpleQueue[tuple[list[tuple[int, int, int]], Then]] = SimpleQueue()
+        self._under_way = 0
+        self._threads: list[threading.Thread] = []
+
+    def is_old(self, distance: int) -> bool:
+        """Whether what lies `distance` bytes behind the log's end may be out of memory."""
+        return distance > self._old_bytes
+
+    def read(self, ranges: Ranges, then: Then) -> bool:
+        """Read `ranges` and call `then` with their bytes joined, None when they are gone.
+
+        Returns False, having done nothing, when too much is being read already.
+        """
+        try:
+            places = [(self._descriptor(at), at % self._file_bytes, size) for at, size in ranges]
+        except FileNotFoundError:
+            then(None)
+            return True
+        data = _read_now(places)
+        if data is not None:
+            then(data)
+            return True
+        if self._under_way >= JOBS_MAX:
+            return False
+        self._under_way += 1
+        # Descriptors of the job's own: ours may be closed before it is done.
+        self._jobs.put(([(os.dup(fd), at, size) for fd, at, size in places], then))
+        if len(self._threads) < min(THREADS, self._under_way):
+            thread = threading.Thread(target=self._work, name="cold reads", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return True
+
+    def _descriptor(self, log_offset: int) -> int:
+        base = log_offset - log_offset % self._file_bytes
+        fd = self._descriptors.get(base)
+        if fd is None:
+            fd = os.open(self._folder / file_name(base), os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptors[base] = fd
+            if len(self._descriptors) > _DESCRIPTORS_MAX:
+                os.close(self._descriptors.popitem(last=False)[1])
+        self._descriptors.move_to_end(base)
+        return fd
+
+    def _work(self) -> None:
+        """Read job after job; the thread lives as long as the process."""
+        while True:
+            places, then = self._jobs.get()
+            try:
+                data: bytes | None = b"".join([os.pread(fd, size, at) for fd, at, size in places])
+            except OSError:
+                data = None
+            for fd, _, _ in places:
+                os.close(fd)
+            if data is not None and len(data) != sum(size for _, _, size in places):
+                data = None
+            self._call_soon(lambda then=then, data=data: self._done(then, data))  # type: ignore[misc]
+
+    def _done(self, then: Then, data: bytes | None) -> None:
+        self._under_way -= 1
+        then(data)
+
+
+def _read_now(places: list[tuple[int, int, int]]) -> bytes | None:
+    """Return the bytes if all of them are in memory; None when the disk would be asked."""
+    if not _NOWAIT:
+        return None
+    parts = []
+    for fd, at, size in places:
+        part = bytearray(size)
+        try:
+            count = os.preadv(fd, [part], at, _NOWAIT)
+        except OSError:  # EAGAIN, or a file system that cannot tell
+            return None
+        if count != size:
+            return None
+        parts.append(part)
+    return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
