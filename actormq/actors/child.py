@@ -53,6 +53,8 @@ class Child:
         """Ports that this incarnation is the client of."""
         self.closing: list[tuple[str, str, int, Port]] = []
         """Ports of dead clients (kind, client, incarnation) that our next incarnation must still drain."""
+        self.given_ns = 0
+        """When this incarnation was told who it is."""
         self.running_since_ns = 0
         self.dropped = False
         """Killed on purpose: how it ends says nothing."""
@@ -64,6 +66,11 @@ class Child:
     @property
     def role(self) -> str:
         return self.spec.role
+
+    @property
+    def mailbox_name(self) -> str:
+        """The file in the run folder that this incarnation's mailbox is bound to."""
+        return f"{self.role}.{self.incarnation}"
 
     @property
     def alive(self) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RUNTIME: Final = "actormq.actors.runtime"
 _NAME_BYTES_MAX: Final = 15
+_DESCRIPTORS_WANTED: Final = 65_536
 BROKER_MODULES: Final = tuple(
     f"actormq.actors.{name}"
     for name in (
@@ -57,7 +58,24 @@ def _spawn(fd: int, preload: Sequence[str]) -> int:
     # The same modules as here, wherever they come from: a wheel, a checkout, a test's folder.
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     environment = {**os.environ, "PYTHONPATH": path}
-    return os.posix_spawn(sys.executable, program, environment, setsid=True)
+    files = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, 2, 1)]
+    # Away from the terminal: Ctrl-C goes to the supervisor only, which stops roles in order.  A session
+    # where there are: a mere group that loses its parent is hung up (SIGHUP) if one of it was stopped.
+    if sys.platform == "linux":
+        return os.posix_spawn(sys.executable, program, environment, file_actions=files, setsid=True)
+    return os.posix_spawn(sys.executable, program, environment, file_actions=files, setpgroup=0)
+
+
+def raise_descriptor_limit() -> None:
+    """Clients, segments and doorbells are all descriptors: take what the system allows, up to a bound."""
+    import contextlib
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_WANTED)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -66,6 +84,7 @@ def main(arguments: Sequence[str]) -> None:
     sock = socket.socket(fileno=int(fd))
     os.set_inheritable(sock.fileno(), False)
     rename("amq:forkserver")
+    raise_descriptor_limit()
     _preload(preload)
     child = _serve(sock)
     from actormq.actors.runtime import run_role

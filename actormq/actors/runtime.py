@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol
 import msgspec
 import pykka
 
+from actormq import faults
 from actormq.actors import control
 from actormq.actors.loop import READ, WRITE, Loop
 from actormq.actors.mailbox import Mailbox, ProcessFuture, ProcessRef, Sender
@@ -495,6 +496,8 @@ def run_role(sock: socket.socket) -> NoReturn:
     before, after = _await_go(line)
     start, descriptors = before.pop(0)
     assert isinstance(start, control.Start), start
+    if start.incarnation > 1:
+        faults.arm("")  # a role dies at its armed point once: its successor shows how it recovers
     handed = dict(zip(start.names, descriptors, strict=True))
     log = role_logger(start.role, handed["log"])
     status = EXIT_BUG

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import socket
 import threading
@@ -24,7 +23,7 @@ from typing import Final, TextIO
 
 from actormq.actors import control
 from actormq.actors.child import GIVEN, Child, Phase
-from actormq.actors.forkserver import Forkserver, rename
+from actormq.actors.forkserver import Forkserver, raise_descriptor_limit, rename
 from actormq.actors.listeners import Listeners
 from actormq.actors.loop import READ, WRITE, Loop
 from actormq.actors.roles import RoleSpec, settle
@@ -48,7 +47,6 @@ SILENCE_NS: Final = 3_000_000_000
 _TICK_MS: Final = 1_000
 _STATUS_WAIT_MS: Final = 50
 _END_WAIT_MS: Final = 5_000
-_DESCRIPTORS_WANTED: Final = 65_536
 _RESET_CELLS: Final = tuple(
     cell for cell in RoleCell if RoleCell.PID <= cell < RoleCell.COUNTER_0 and cell is not RoleCell.STATE
 )
@@ -137,7 +135,7 @@ class Supervisor:
     # -- preparing
 
     def _prepare(self) -> None:
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         if self._forkserver is None:
             self._forkserver = Forkserver(self._preload)
         self._release.callback(self._end_forkserver)
@@ -151,7 +149,6 @@ class Supervisor:
         self._make_segments()
         self._make_doorbells()
         self._take_signals()
-        rename("amq:supervisor")
 
     def _open_log(self) -> None:
         self._sink = LogSink(self.config.log_path, self._log_stream)
@@ -226,6 +223,7 @@ class Supervisor:
         self._loop.watch(woken, READ, lambda events: self._stop_asked(os.read(woken, 4096)))
         if threading.current_thread() is not threading.main_thread():
             return  # embedded: the owner calls request_stop
+        rename("amq:supervisor")
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             before = signal.signal(number, lambda number, frame: self.request_stop())
             self._release.callback(signal.signal, number, before)
@@ -302,6 +300,7 @@ class Supervisor:
         """Tell a forked process who it is, hand it its ports and those that it serves, and let it go."""
         assert child.line is not None
         child.phase = Phase.STARTING
+        child.given_ns = time.monotonic_ns()
         for cell in _RESET_CELLS:
             self.positions.set_role(child.slot, cell, 0)
         self.positions.set_role(child.slot, RoleCell.PID, child.pid)
@@ -452,12 +451,15 @@ class Supervisor:
 
     def _bury(self, child: Child) -> None:
         line = child.line
-        if line is not None and not line.ended:
-            self._read_line(child, line)
+        if line is not None:
+            if not line.ended:
+                self._read_line(child, line)
+            # A message to it after its end may have had it watched again.
             self._loop.unwatch(line.fileno())
         if child.pidfd >= 0:
             self._loop.unwatch(child.pidfd)
         child.forget_process()
+        (self.run_dir.path / child.mailbox_name).unlink(missing_ok=True)
         for cell in _RESET_CELLS:
             self.positions.set_role(child.slot, cell, 0)
         self.positions.set_role(child.slot, RoleCell.STATE, RoleState.ABSENT)
@@ -587,10 +589,9 @@ class Supervisor:
 
     def _beats(self, child: Child, now_ns: int) -> bool:
         """Whether the role gives signs of life; says so once when it stops and when it is back."""
-        if child.phase is not Phase.RUNNING:
+        if child.phase not in GIVEN:
             return child.phase is Phase.ENDED
-        beat_ns = self.positions.role(child.slot, RoleCell.HEARTBEAT_NS)
-        silent_ns = now_ns - max(beat_ns, child.running_since_ns)
+        silent_ns = now_ns - max(self.positions.role(child.slot, RoleCell.HEARTBEAT_NS), child.given_ns)
         if silent_ns < SILENCE_NS:
             if child.silent:
                 child.silent = False
@@ -606,6 +607,8 @@ class Supervisor:
         if busy_ns:
             since = time.strftime("%H:%M:%S", time.localtime(time.time() - (now_ns - busy_ns) / 1e9))
             self.log.warning(f"{child.role}: disk slow since {since}")
+        elif child.phase is Phase.STARTING:
+            self.log.warning(f"{child.role} is still starting", extra={"pid": child.pid})
         else:
             self.log.warning(
                 f"{child.role} is silent", extra={"ms": silent_ns // 1_000_000, "pid": child.pid}
@@ -737,15 +740,6 @@ def notify_systemd(state: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
         sock.setblocking(False)
         sock.sendto(state.encode(), address)
-
-
-def _raise_descriptor_limit() -> None:
-    """Clients, segments and doorbells are all descriptors: take what the system allows, up to a bound."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_WANTED)
-    if soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _reap(pidfd: int) -> int | None:

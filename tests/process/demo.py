@@ -6,6 +6,7 @@ Run as a program it is that supervisor: ``python -m process.demo '{"store": …}
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -53,6 +54,7 @@ class Demo:
         roles: role → class of `demo_roles`.
         ports: client roles that get an append port to the writer.
         settings: of `SupervisorConfig`.
+        broken_sync: every fdatasync of the supervisor fails.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Demo:
         settings: dict[str, int] | None = None,
         log_path: Path | None = None,
         environment: dict[str, str] | None = None,
+        broken_sync: bool = False,
     ) -> None:
         self._request = {
             "store": str(store),
@@ -75,6 +78,7 @@ class Demo:
             "keeps_store": keeps_store,
             "settings": settings or {},
             "log_path": str(log_path) if log_path else None,
+            "broken_sync": broken_sync,
         }
         path = os.pathsep.join([str(TESTS), str(PROJECT)])
         self._environment = {**os.environ, "PYTHONPATH": path, **(environment or {})}
@@ -200,6 +204,10 @@ def _specs(request: dict[str, Any]) -> list[RoleSpec]:
     return specs
 
 
+def _broken_sync(fd: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def main(argument: str) -> int:
     from actormq.actors.supervisor import Supervisor
     from actormq.errors import ActorMQError
@@ -221,6 +229,8 @@ def main(argument: str) -> int:
         }
         print(json.dumps(facts), flush=True)
 
+    if request["broken_sync"]:
+        os.fdatasync = _broken_sync
     store_root = root if request["keeps_store"] else None
     supervisor = Supervisor(config, _specs(request), store_root=store_root, on_ready=tell)
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from actormq import faults
 from actormq.actors.loop import READ
 from actormq.actors.mailbox import ProcessFuture, Sender
 from actormq.actors.runtime import DEFERRED, ProcessActor, RoleContext
@@ -118,6 +119,7 @@ class Echo(ProcessActor):
     def on_message(self, message: Any, sender: Sender) -> Any:
         match message:
             case Say():
+                faults.point("demo.say")
                 return Said(message.text, os.getpid(), self.context.incarnation)
             case Keep():
                 return DEFERRED

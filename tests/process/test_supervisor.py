@@ -15,6 +15,7 @@ import pytest
 from process import demo_roles as roles
 from process.demo import DEADLINE_S, Demo, alive, wait_until
 
+from actormq.actors.mailbox import ActorDeadError
 from actormq.actors.rundir import prefix_of
 from actormq.actors.storelock import StoreLock
 from actormq.errors import StoreLocked
@@ -246,6 +247,58 @@ def test_store_failed_cell_alone_is_enough(tmp_path: Path) -> None:
     with broker(tmp_path).start() as demo:
         demo.positions.set(Position.STORE_FAILED, 1)
         assert demo.wait() == 74
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_dead_flushers_data_is_synced_first(tmp_path: Path, broken: bool) -> None:
+    """A flusher dies with unsynced data: the supervisor's own descriptors decide whether it is replaced."""
+    log = tmp_path / "store/commitlog"
+    log.mkdir(parents=True)
+    (log / f"{0:020d}").write_bytes(b"unsynced")
+    with broker(tmp_path, broken_sync=broken).start() as demo:
+        demo.positions.set(Position.APPENDED, 8)
+        links = Path(f"/proc/{demo.pid}/fd")
+        wait_until(
+            lambda: any(os.path.realpath(link).startswith(str(log)) for link in links.iterdir()),
+            "the supervisor follows the log",
+        )
+        demo.kill("flusher")
+        if broken:
+            assert demo.wait() == 74
+            last = demo.log.splitlines()[-1]
+            assert f"{log}/{0:020d} (from log offset 0) cannot be synced: Input/output error" in last
+            assert demo.role("flusher", RoleCell.INCARNATION) == 1
+        else:
+            demo.wait_running("flusher", 2)
+
+
+def test_slow_start_is_reported(tmp_path: Path) -> None:
+    """A role that takes long before it serves is named once; nothing is killed."""
+    with broker(tmp_path, BROKER | {"recovery": "SlowRecovery"}).begin() as demo:
+        wait_until(lambda: "recovery is still starting" in demo.log, "the report")
+        assert demo.stop() == 0
+
+
+def test_fault_point_kills_once(tmp_path: Path) -> None:
+    """An armed fault kills the first incarnation; its successor passes the same point."""
+    with broker(tmp_path, environment={"ACTORMQ_FAULT": "demo.say:2"}).start() as demo:
+        writer = demo.ref("holder")
+        assert writer.ask(roles.Say("1"), block=True)["incarnation"] == 1
+        with pytest.raises(ActorDeadError):
+            writer.ask(roles.Say("2"), block=True)
+        demo.wait_running("holder", 2)
+        for text in ("3", "4", "5"):
+            assert writer.ask(roles.Say(text), block=True)["incarnation"] == 2
+
+
+def test_dead_incarnations_leave_no_sockets(tmp_path: Path) -> None:
+    """The run folder holds one mailbox per living role, however often they died."""
+    with broker(tmp_path).start() as demo:
+        for incarnation in (2, 3, 4):
+            demo.kill("holder")
+            demo.wait_running("holder", incarnation)
+        names = {path.name for path in demo.run_dir.iterdir()}
+        assert names == {"owner", "holder.4", "writer.1", "flusher.1", "coordinator.1"}
 
 
 def test_forkserver_is_replaced(tmp_path: Path) -> None:
