@@ -41,5 +41,6 @@ def _all_compiled() -> bool:
 COMPILED: bool = os.environ.get(PURE_ENVIRONMENT) != "1" and _all_compiled()
 """True when every kernel of this process is compiled code."""
 
-if os.environ.get(PURE_ENVIRONMENT) == "1":
+if not COMPILED:
+    # All or none: a compiled kernel that calls into another one cannot use that one's .py file.
     sys.meta_path.insert(0, PureFinder)
