@@ -11,7 +11,7 @@ from typing import Any
 from actormq import faults
 from actormq.actors.writer import Writer
 from actormq.broker.tables import TopicEntry, encode_entry
-from actormq.config import StoreConfig
+from actormq.config import BrokerConfig, CoordinatorConfig, MemoryConfig, StoreConfig
 from actormq.kernels import records
 from actormq.kernels.rings import DATA, ring_init
 from actormq.shm.append_port import AppendPort, Completion
@@ -103,6 +103,7 @@ class Memory:
     """What the supervisor would share out; survives every role."""
 
     root: Path
+    disk: Any = field(default_factory=RealDisk)
     config: StoreConfig = field(init=False)
     positions: Positions = field(init=False)
     extents_view: memoryview = field(init=False)
@@ -126,10 +127,17 @@ class Memory:
         self.intent = memoryview(bytearray(IntentPage.payload_bytes()))
         self.tables_view = memoryview(bytearray(1 << 16))
         self.publisher = TablesPublisher(self.tables_view, self.positions)
-        self.log_files().create(0)
+        self.disk.mkdir(self.root)
 
     def log_files(self) -> LogFiles:
-        return LogFiles(RealDisk(), self.root / FOLDER, FILE_BYTES)
+        return LogFiles(self.disk, self.root / FOLDER, FILE_BYTES)
+
+    def broker_config(self) -> BrokerConfig:
+        return BrokerConfig(
+            store=self.config,
+            memory=MemoryConfig(queue_rows_max=ROWS),
+            coordinator=CoordinatorConfig(default_topic_queues=2),
+        )
 
     def add_topic(self, name: str, queues: int = 1) -> list[int]:
         """Open rows for a topic and publish it; return them."""
@@ -151,7 +159,7 @@ class StoreWriter:
         self.raw = MemoryPort(request_capacity=1 << 20, completion_capacity=1 << 17)
         self.client = AppendPort(self.raw, SilentDoorbell())  # type: ignore[arg-type]
         self.writer = Writer(
-            memory.config, RealDisk(), memory.positions, memory.extents_view, memory.intent, HOST
+            memory.config, memory.disk, memory.positions, memory.extents_view, memory.intent, HOST
         )
         self.writer.open_port(16, 1, self.raw)  # type: ignore[arg-type]
         self.writer.recover()
@@ -189,7 +197,7 @@ def append(
 
 def log_records(memory: Memory, end: int) -> list[tuple[int, records.Header, bytes]]:
     """Return (log offset, record, body) of everything in the log; fail if it does not reach to `end`."""
-    reader = LogReader(RealDisk(), memory.root / FOLDER, FILE_BYTES)
+    reader = LogReader(memory.disk, memory.root / FOLDER, FILE_BYTES)
     found = []
     at = 0
     while at < end:

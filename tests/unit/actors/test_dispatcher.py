@@ -31,6 +31,7 @@ SLOT = slot_of("dispatcher")
 @pytest.fixture
 def memory(tmp_path: Path) -> Memory:
     made = Memory(tmp_path)
+    made.log_files().create(0)
     made.add_topic("topic", 4)
     return made
 

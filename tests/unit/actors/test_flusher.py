@@ -53,6 +53,7 @@ class WatchingDisk(RealDisk):
 @pytest.fixture
 def memory(tmp_path: Path) -> Memory:
     made = Memory(tmp_path)
+    made.log_files().create(0)
     made.add_topic("topic", 4)
     return made
 

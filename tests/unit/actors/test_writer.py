@@ -34,6 +34,7 @@ NOW_MS = 1_700_000_000_000
 @pytest.fixture
 def memory(tmp_path: Path) -> Memory:
     made = Memory(tmp_path)
+    made.log_files().create(0)
     made.add_topic("topic", 8)
     return made
 

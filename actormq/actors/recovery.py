@@ -1,0 +1,171 @@
+"""recovery: brings the store into order before anyone else starts, fills the shared memory, and ends.
+
+From: nobody.  To: nobody; everyone reads what it leaves: the extents' rows, the first published tables,
+the positions.
+Owns: the whole store, for as long as it runs (the others start when it has ended well).
+Dies with it: the start.  The next one begins where this one began: whatever it changed, it may change again.
+
+A store that is foreign or was copied in part is refused with one sentence (exit status 78), a disk that
+fails stops the broker (74); a torn tail, missing queues or a missing index are repaired.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import ClassVar
+
+from actormq import faults
+from actormq.actors.runtime import ProcessActor
+from actormq.broker import topics
+from actormq.broker.delay import DelayLevels
+from actormq.broker.tables import encode_entry
+from actormq.config import BrokerConfig
+from actormq.errors import StoreFailed
+from actormq.message import SCHEDULE_TOPIC
+from actormq.shm.extents import Extents
+from actormq.shm.positions import Position, Positions
+from actormq.shm.tables import TablesPublisher
+from actormq.store import commit_log, tables
+from actormq.store.commit_log import LogFiles
+from actormq.store.disk import Disk, RealDisk
+from actormq.store.recovery import RecoveredStore, recover
+
+
+def prepare(
+    config: BrokerConfig,
+    disk: Disk,
+    positions: Positions,
+    extents: Extents,
+    tables_view: memoryview,
+    log: logging.Logger,
+    wall_ms: int,
+) -> RecoveredStore:
+    """Recover the store and publish what the other roles start from.
+
+    Raises:
+        StoreForeign, RequestError: it cannot be served; one sentence says why.
+        OSError: the disk failed.
+    """
+    delay_ms = list(DelayLevels(config.coordinator.delay_levels).delays_ms)
+    store = recover(disk, config.store, wall_ms=wall_ms, pid=os.getpid(), delay_ms=delay_ms)
+    faults.point("recovery.recovered")
+    _report(store, log)
+    if not store.clean:
+        clamp_progress(config, disk, store, log)
+        faults.point("recovery.progress-clamped")
+    _open_queues(config, disk, store, extents, TablesPublisher(tables_view, positions))
+    faults.point("recovery.queues-opened")
+    _make_first_file(config, disk, store, log)
+    faults.point("recovery.file-made")
+    _publish(store, positions)
+    faults.point("recovery.published")
+    return store
+
+
+def _report(store: RecoveredStore, log: logging.Logger) -> None:
+    for note in store.notes:
+        log.warning(note)
+    log.info(
+        "store recovered",
+        extra={
+            "after": "clean stop" if store.clean else "crash",
+            "log_min": store.log_min,
+            "log_end": store.log_end,
+            "queues": len(store.queues),
+            "scanned_bytes": store.scanned_bytes,
+        },
+    )
+
+
+def clamp_progress(config: BrokerConfig, disk: Disk, store: RecoveredStore, log: logging.Logger) -> None:
+    """Set stored offsets that point beyond their queue's end back to it, and say so.
+
+    Left as they are, the group would skip the messages that take those places next.
+    """
+    ends = {queue: extent.max for queue, extent in store.queues.items()}
+    folder = config.store.root / tables.FOLDER
+    consumers = tables.load(disk, folder / tables.CONSUMER_OFFSETS)
+    delays = tables.load(disk, folder / tables.DELAY_OFFSETS)
+    clamped = [
+        (folder / tables.CONSUMER_OFFSETS, consumers, tables.clamp_consumer_offsets(consumers or {}, ends)),
+        (
+            folder / tables.DELAY_OFFSETS,
+            delays,
+            tables.clamp_delay_offsets(delays or {}, SCHEDULE_TOPIC, ends),
+        ),
+    ]
+    for path, table, changes in clamped:
+        if table is not None and changes:
+            tables.save(disk, path, table)
+        for each in changes:
+            log.warning(
+                f"{each.whose} had come to {each.stored} in queue {each.queue_id} of {each.topic}, "
+                f"which ends at {each.end}: set back"
+            )
+
+
+def _open_queues(
+    config: BrokerConfig, disk: Disk, store: RecoveredStore, extents: Extents, publisher: TablesPublisher
+) -> None:
+    """Give every queue its row, and publish every topic; rows first: a reader goes from topic to row."""
+    found = topics.recover(
+        topics.TopicSettings(
+            cluster=config.cluster,
+            broker=config.name,
+            auto_create=config.coordinator.auto_create_topics,
+            default_queues=config.coordinator.default_topic_queues,
+            rows_max=config.memory.queue_rows_max,
+        ),
+        _stored_topics(config, disk),
+        {queue: (extent.min, extent.max) for queue, extent in store.queues.items()},
+    )
+    for row in found.rows:
+        extent = store.queues.get((row.topic, row.queue_id))
+        first_file_entry = extent.first_file_entry if extent is not None else 0
+        entries = config.store.queue_file_entries
+        extents.open_row(row.row, row.incarnation, row.min_offset, row.max_offset, first_file_entry, entries)
+    publisher.publish(*map(encode_entry, found.topics.table.values()))
+
+
+def _stored_topics(config: BrokerConfig, disk: Disk) -> list[topics.TopicConfig]:
+    table = tables.load(disk, config.store.root / tables.FOLDER / tables.TOPICS) or {}
+    stored = table.get("topicConfigTable")
+    return [topics.topic_from_json(value) for value in stored.values()] if isinstance(stored, dict) else []
+
+
+def _make_first_file(config: BrokerConfig, disk: Disk, store: RecoveredStore, log: logging.Logger) -> None:
+    """Make the file in which the next record goes, if it is not there: the first send need not wait."""
+    files = LogFiles(disk, config.store.root / commit_log.FOLDER, config.store.log_file_bytes)
+    try:
+        files.create(files.base_of(store.log_end))
+    except OSError as error:
+        # No reason not to serve what is there; the cleaner tries again.
+        log.error(f"cannot make a log file, sends will be refused: {error}")
+
+
+def _publish(store: RecoveredStore, positions: Positions) -> None:
+    positions.set(Position.CLEANED, store.log_min)
+    positions.set(Position.STORE_TIMESTAMP, store.last_store_timestamp)
+    for position in (Position.APPENDED, Position.FLUSHED, Position.DISPATCHED):
+        positions.set(position, store.log_end)
+
+
+class RecoveryActor(ProcessActor):
+    """One shot: all of it happens in `on_start`."""
+
+    writes_store: ClassVar[bool] = True
+
+    def on_start(self) -> None:
+        try:
+            prepare(
+                self.config,
+                RealDisk(),
+                self.positions,
+                Extents(self.context.segments["extents"].view),
+                self.context.segments["tables"].view,
+                self.log,
+                self.context.clock.wall_ms(),
+            )
+        except OSError as error:
+            raise StoreFailed(f"the store cannot be recovered: {error}") from error

@@ -1,0 +1,178 @@
+"""Recovery: what the others start from is what the disk has, and no more than that."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.disks import FailingDisk
+from store_rig import FILE_BYTES, ROWS, Died, Memory, StoreWriter, killing
+
+from actormq.actors.dispatcher import Dispatcher
+from actormq.actors.recovery import prepare
+from actormq.broker.tables import Tables
+from actormq.errors import ActorMQError, StoreForeign
+from actormq.message import SCHEDULE_TOPIC
+from actormq.shm.positions import Position, slot_of
+from actormq.shm.tables import TablesReader
+from actormq.store.disk import RealDisk
+from actormq.store.recovery import RecoveredStore
+
+LOG = logging.getLogger("test")
+
+
+def start(memory: Memory, disk: Any = None) -> RecoveredStore:
+    return prepare(
+        memory.broker_config(),
+        disk or memory.disk,
+        memory.positions,
+        memory.extents,
+        memory.tables_view,
+        LOG,
+        1_700_000_000_000,
+    )
+
+
+def tables_of(memory: Memory) -> Tables:
+    tables = Tables()
+    for entry in TablesReader(memory.tables_view, memory.positions, slot_of("gateway-0")).poll()[1]:
+        tables.apply(entry)
+    return tables
+
+
+def used_store(root: Path) -> tuple[Memory, list[int]]:
+    """Return a store with messages that was killed, and their log offsets."""
+    memory = Memory(root)
+    start(memory)
+    memory.positions.set(Position.TABLES, 0)
+    memory.publisher.version = memory.positions.get(Position.TABLES)
+    memory.add_topic("topic", 2)
+    store = StoreWriter(memory)
+    first = memory.add_topic("other")[0]
+    rows = [row for row in range(ROWS) if memory.extents.read(row).incarnation]
+    offsets = []
+    for number in range(10):
+        row = rows[-3 + number % 2]
+        offsets.append(store.put(row=row, queue_id=number % 2).log_offset)
+    del first
+    tables = TablesReader(memory.tables_view, memory.positions, slot_of("dispatcher"))
+    dispatcher = Dispatcher(memory.config, memory.disk, memory.positions, memory.extents, tables, [])
+    while dispatcher.run(0, 0) is not None:
+        pass
+    return memory, offsets
+
+
+def test_empty_folder_becomes_a_store(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "new")
+    store = start(memory)
+    assert store.log_end == 0
+    assert memory.log_files().bases() == [0]
+    assert (tmp_path / "new/abort").exists()
+    schedule = tables_of(memory).topic(SCHEDULE_TOPIC)
+    assert schedule is not None
+    assert len(schedule.rows) == 18
+    for row, incarnation in zip(schedule.rows, schedule.row_incarnations, strict=True):
+        assert memory.extents.read(row) == (incarnation, 0, 0)
+        assert memory.extents.files(row) == (0, memory.config.queue_file_entries)
+
+
+def test_positions_rows_and_tables_after_a_kill(tmp_path: Path) -> None:
+    """Everything appended is there again: log, queues, rows, and positions that all say the same."""
+    before, _ = used_store(tmp_path)
+    end = before.positions.get(Position.APPENDED)
+    memory = Memory(tmp_path)
+    store = start(memory)
+    assert not store.clean
+    for position in (Position.APPENDED, Position.FLUSHED, Position.DISPATCHED):
+        assert memory.positions.get(position) == end
+    assert memory.positions.get(Position.STORE_TIMESTAMP) == 1_700_000_000_000
+    topic = tables_of(memory).topic("topic")
+    assert topic is not None
+    assert [memory.extents.read(row)[1:] for row in topic.rows] == [(0, 5), (0, 5)]
+
+
+def test_stored_topics_keep_their_settings(tmp_path: Path) -> None:
+    memory = Memory(tmp_path)
+    (tmp_path / "config").mkdir()
+    stored = {"topicName": "kept", "readQueueNums": 3, "writeQueueNums": 2, "perm": 4, "order": True}
+    (tmp_path / "config/topics.json").write_text(json.dumps({"topicConfigTable": {"kept": stored}}))
+    start(memory)
+    entry = tables_of(memory).topic("kept")
+    assert entry is not None
+    assert (entry.read_queues, entry.write_queues, entry.perm, entry.order) == (3, 2, 4, True)
+    assert len(entry.rows) == 3
+
+
+def test_progress_beyond_the_end_is_set_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A group that was ahead of what survived would skip the messages that take those places."""
+    used_store(tmp_path)
+    (tmp_path / "config").mkdir(exist_ok=True)
+    path = tmp_path / "config/consumerOffset.json"
+    path.write_text('{"offsetTable":{"topic@group":{0:4,1:99}}}')
+    (tmp_path / "config/delayOffset.json").write_text('{"offsetTable":{3:7}}')
+    with caplog.at_level(logging.WARNING):
+        start(Memory(tmp_path))
+    assert json.loads(path.read_text())["offsetTable"] == {"topic@group": {"0": 4, "1": 5}}
+    delays = json.loads((tmp_path / "config/delayOffset.json").read_text())
+    assert delays["offsetTable"] == {"3": 0}
+    assert "group had come to 99 in queue 1 of topic, which ends at 5: set back" in caplog.messages
+
+
+def test_too_many_queues_is_one_sentence(tmp_path: Path) -> None:
+    memory = Memory(tmp_path)
+    (tmp_path / "config").mkdir()
+    stored = {"topicName": "wide", "readQueueNums": ROWS, "writeQueueNums": ROWS}
+    (tmp_path / "config/topics.json").write_text(json.dumps({"topicConfigTable": {"wide": stored}}))
+    with pytest.raises(ActorMQError, match="raise queueRowsMax"):
+        start(memory)
+
+
+def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "commitlog").mkdir()
+    (tmp_path / "commitlog/holiday.jpg").write_bytes(b"x")
+    with pytest.raises(StoreForeign, match=r"holiday\.jpg"):
+        start(Memory(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["commitlog"]
+
+
+def test_full_disk_does_not_keep_from_serving_what_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = Memory(tmp_path)
+    start(memory, FailingDisk(RealDisk(), 1, 28, kinds=["allocate"]))
+    assert memory.log_files().bases() == []
+    assert "sends will be refused" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "recovery.recovered",
+        "recovery.progress-clamped",
+        "recovery.queues-opened",
+        "recovery.file-made",
+        "recovery.published",
+    ],
+)
+def test_death_halfway_is_begun_again(tmp_path: Path, name: str) -> None:
+    before, _ = used_store(tmp_path)
+    end = before.positions.get(Position.APPENDED)
+    with killing(name), pytest.raises(Died):
+        start(Memory(tmp_path))
+    memory = Memory(tmp_path)
+    store = start(memory)
+    assert not store.clean
+    assert memory.positions.get(Position.APPENDED) == end
+    topic = tables_of(memory).topic("topic")
+    assert topic is not None
+    assert [memory.extents.read(row)[1:] for row in topic.rows] == [(0, 5), (0, 5)]
+
+
+def test_file_at_the_end_of_the_log_is_there(tmp_path: Path) -> None:
+    memory = Memory(tmp_path)
+    start(memory)
+    assert memory.log_files().exists(0)
+    assert not memory.log_files().exists(FILE_BYTES)
