@@ -1,3 +1,4 @@
+# cython: boundscheck=False, wraparound=False
 # C types of queues.py.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize

@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, annotation_typing=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: cdivision=True, annotation_typing=False
 """From the log to the queues and the index, and from a queue to a pull.
 
 `dispatch` turns log records into queue entries and index keys, `put_index` stores keys in an index
@@ -433,9 +434,10 @@ def cut_index(view: Any, slots: int, entries_max: int, next_number: int) -> None
     store_i32(out, 32, used)
     store_i32(out, 36, next_number)
     if next_number > 1:
+        # Entries keep whole seconds: the end may be said too late, never too early.
         newest = entries_at + (next_number - 1) * 20
         store_i64(out, 24, load_i64(out, newest + 4))
-        store_i64(out, 8, load_i64(out, 0) + load_i32(out, newest + 12) * 1000)
+        store_i64(out, 8, load_i64(out, 0) + load_i32(out, newest + 12) * 1000 + 999)
 
 
 def select(

@@ -1,3 +1,4 @@
+# cython: boundscheck=False, wraparound=False
 # C types of records.py; other kernels cimport from here.
 cimport cython
 from cpython.memoryview cimport PyMemoryView_FromMemory

@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, annotation_typing=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: cdivision=True, annotation_typing=False
 """Commit-log records: encode one, check one, walk many.
 
 Plain Python that runs as it stands; compiled, `records.pxd` gives the C types.  What is called `data`
