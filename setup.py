@@ -77,7 +77,9 @@ def kernels() -> list[Extension]:
             continue
         _drop_stale(source)
         try:
-            (extension,) = cythonize([_extension(source)], compiler_directives=DIRECTIVES, quiet=True)
+            (extension,) = cythonize(
+                [_extension(source)], build_dir="build/c", compiler_directives=DIRECTIVES, quiet=True
+            )
             extension.optional = True
             extensions.append(extension)
         except CompileError:
