@@ -1,0 +1,258 @@
+"""The commands as a person runs them, against one real `actormq dev`; and what cannot start says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from actormq_process import Dev, running_dev, start_dev
+
+FREE_PORTS = ["--port", "0", "--zmq-port", "0", "--namesrv-port", "0", "--namesrv-zmq-port", "0"]
+
+
+def actormq(*words: str, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
+    """Run one command to its end and check its exit code; it never prints a traceback."""
+    command = [sys.executable, "-m", "actormq.cli.main", *words]
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def dev() -> Iterator[Dev]:
+    with running_dev() as dev:
+        yield dev
+
+
+def ask(dev: Dev, *words: str, stdin: bytes = b"") -> Any:
+    """Run a command with --json and return what it printed."""
+    printed = actormq(*words, "--json", "-n", dev.namesrv, stdin=stdin).stdout.splitlines()
+    values = [json.loads(line) for line in printed]
+    return values[0] if len(values) == 1 else values
+
+
+def test_a_topic_is_created_listed_and_described(dev: Dev) -> None:
+    """On every master; the system's own topics are shown only when asked for."""
+    assert ask(dev, "topic", "create", "Made", "--queues", "3") == {
+        "topic": "Made",
+        "queues": 3,
+        "brokers": ["broker-a"],
+    }
+    made = {"topic": "Made", "brokers": 1, "read_queues": 3, "write_queues": 3, "permission": 6}
+    listed = ask(dev, "topic", "list")
+    assert made in listed
+    assert "TBW102" not in {item["topic"] for item in listed}
+    assert "TBW102" in {item["topic"] for item in ask(dev, "topic", "list", "--all")}
+    status = ask(dev, "topic", "status", "Made")
+    assert status["messages"] == 0
+    assert [row["queue"] for row in status["queues"]] == [0, 1, 2]
+    assert b"Made" in actormq("topic", "list", "-n", dev.namesrv).stdout
+
+
+def test_what_is_sent_is_consumed(dev: Dev) -> None:
+    """One message with everything, then the lines of an input; a second group sees them all, too."""
+    sent = ask(dev, "send", "Words", "hello", "--tags", "red", "--keys", "k1", "-p", "a=b")
+    assert (sent["status"], sent["topic"]) == ("SEND_OK", "Words")
+    lines = [f"line {number}".encode() for number in range(50)]
+    results = ask(dev, "send", "Words", "--lines", "--by", "one queue", stdin=b"\n".join(lines))
+    assert len({result["queue"] for result in results}) == 1
+    assert [result["offset"] for result in results] == sorted(result["offset"] for result in results)
+    got = ask(dev, "consume", "Words", "--group", "first", "--from", "first", "--count", "51")
+    assert {item["body"] for item in got} == {"hello"} | {line.decode() for line in lines}
+    first = next(item for item in got if item["body"] == "hello")
+    assert (first["tags"], first["keys"], first["message_id"]) == ("red", ["k1"], sent["message_id"])
+    assert first["properties"]["a"] == "b"
+    plain = actormq(
+        "consume", "Words", "-g", "second", "--from", "first", "-t", "red", "-c", "1", "-n", dev.namesrv
+    )
+    assert plain.stdout == b"hello\n"
+
+
+def test_what_was_printed_is_not_printed_again(dev: Dev) -> None:
+    """A group goes on where it ended."""
+    for number in range(2):
+        ask(dev, "send", "Once", f"m{number}")
+        got = ask(dev, "consume", "Once", "--group", "once", "--from", "first", "--count", "1")
+        assert got["body"] == f"m{number}"
+
+
+def test_bytes_stay_bytes(dev: Dev) -> None:
+    """A body from standard input, of any bytes; over ZeroMQ, too."""
+    body = bytes(range(256)) * 10
+    sent = actormq("send", "Bytes", "-", "-n", f"zmq://{dev.namesrv_zmq}", stdin=body)
+    assert sent.stdout.startswith(b"SEND_OK ")
+    got = actormq("consume", "Bytes", "-g", "b", "--from", "first", "-c", "1", "-n", dev.namesrv)
+    assert got.stdout == body + b"\n"
+
+
+def test_status_shows_every_role_and_how_far_it_is(dev: Dev) -> None:
+    """Pid, CPU, memory of each process; positions and the lag between them."""
+    (broker,) = ask(dev, "status")["brokers"]
+    assert broker["address"] == dev.broker
+    roles = {role["role"]: role for role in broker["roles"]}
+    assert {"writer", "flusher", "dispatcher", "holder", "coordinator", "gateway-0"} <= roles.keys()
+    for name in ("writer", "gateway-0"):
+        assert psutil.Process(roles[name]["pid"]).name() == f"amq:{name}"
+        assert roles[name]["memory_bytes"] > 1_000_000
+        assert roles[name]["cpu_percent"] >= 0
+    assert broker["positions"]["appended"] >= broker["positions"]["dispatched"] > 0
+    assert set(broker["lag"]) >= {"flushed", "dispatched"}
+    assert ask(dev, "status", "-b", dev.broker)["brokers"][0]["address"] == dev.broker
+    shown = actormq("status", "-n", dev.namesrv).stdout.decode()
+    assert "writer" in shown
+    assert "not yet readable" in shown
+
+
+def test_a_consumer_ends_quietly_when_it_is_told_to(dev: Dev) -> None:
+    """Ctrl-C and SIGTERM are the usual ends of `consume`; what was printed stays consumed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        body = f"before {number.name}"
+        ask(dev, "send", "Quiet", body)
+        words = ("consume", "Quiet", "-g", "q", "--from", "first", "-n", dev.namesrv)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "actormq.cli.main", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == body + "\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (
+            ["topic", "status", "Absent"],
+            1,
+            "answered 17: No topic route info in name server",
+        ),
+        (["topic", "create", "no blanks please"], 1, "answered 29"),
+        (["topic", "create", "T", "--broker", "nobody"], 2, "actormq: no broker nobody is registered"),
+        (["send", "T", ""], 1, "actormq: "),
+        (["send", "no blanks", "x"], 1, "actormq: "),
+        (["send", "T", "x", "-p", "a"], 2, "actormq: --property 'a' must be NAME=VALUE"),
+        (["consume", "T", "-g", "g", "--from", "never"], 2, "actormq: --from 'never' must be"),
+        (["consume", "T", "-g", "no blanks"], 2, "actormq: group 'no blanks'"),
+    ],
+)
+def test_what_is_refused_is_one_sentence(dev: Dev, words: list[str], code: int, sentence: str) -> None:
+    """What the broker, the client or the command does not accept."""
+    done = actormq(*words, "-n", dev.namesrv, code=code)
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 1, lines
+    assert sentence in lines[0]
+
+
+def test_nobody_there_is_one_sentence() -> None:
+    """No name server, with every command that needs one."""
+    for words in (["topic", "list"], ["status"], ["send", "T", "x"]):
+        done = actormq(*words, "-n", "127.0.0.1:1", code=1)
+        assert done.stderr.decode().count("\n") == 1
+        assert b"127.0.0.1:1" in done.stderr
+
+
+def test_dev_says_what_it_is_and_leaves_only_its_data(tmp_path: Path) -> None:
+    """Data folder and flush mode at start; after SIGTERM no process, no shared memory, no socket folder."""
+    before = _leavings()
+    dev = start_dev(tmp_path / "data")
+    processes = psutil.Process(dev.process.pid).children(recursive=True)
+    assert len(processes) >= 8
+    assert dev.stop() == 0
+    _, alive = psutil.wait_procs(processes, 5)
+    assert not alive
+    assert _leavings() <= before
+    assert (tmp_path / "data" / "commitlog").is_dir()
+    assert not (tmp_path / "data" / "abort").exists()
+    told = "".join(dev.errors)
+    assert (
+        f"async flush (acknowledged messages may be lost when the machine loses power), data in {tmp_path}"
+        in told
+    )
+    assert "64 MB log, 10,000-slot index" in told
+
+
+def _leavings() -> set[Path]:
+    """Names that a broker might forget; other tests' brokers may be running."""
+    places = (Path("/dev/shm"), Path("/run"), Path("/tmp"))
+    return {path for place in places if place.is_dir() for path in place.glob("amq*") if _is_mine(path)}
+
+
+def _is_mine(path: Path) -> bool:
+    try:
+        return path.stat().st_uid == os.getuid()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("option", ["--port", "--zmq-port", "--namesrv-port", "--namesrv-zmq-port"])
+def test_a_port_in_use_refuses_the_start(tmp_path: Path, option: str) -> None:
+    """Which one, and why; nothing is left running."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = [*FREE_PORTS, option, str(port), "--data-dir", str(tmp_path / "data")]
+        done = actormq("dev", *words, code=2)
+    assert f"actormq: cannot listen on 127.0.0.1:{port}" in done.stderr.decode()
+
+
+def test_a_second_broker_on_the_same_folder_is_refused(dev: Dev) -> None:
+    """The first goes on, and is named by its process."""
+    done = actormq("dev", *FREE_PORTS, "--data-dir", str(dev.data_dir), code=1)
+    sentence = f"actormq: another broker (process {dev.process.pid}) works on {dev.data_dir}"
+    assert sentence in done.stderr.decode()
+    ask(dev, "send", "Words", "still here")
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """A file in its place."""
+    (tmp_path / "file").write_text("")
+    done = actormq("dev", *FREE_PORTS, "--data-dir", str(tmp_path / "file" / "data"), code=1)
+    assert f"actormq: cannot use the store folder {tmp_path}/file/data" in done.stderr.decode()
+
+
+def test_a_foreign_folder_is_left_as_it_is(tmp_path: Path) -> None:
+    """A commit log of another shape is neither opened nor mended."""
+    foreign = tmp_path / "commitlog" / "notes.txt"
+    foreign.parent.mkdir()
+    foreign.write_text("somebody else's")
+    done = actormq("dev", *FREE_PORTS, "--data-dir", str(tmp_path), code=2)
+    assert "is no file of a store" in done.stderr.decode()
+    assert foreign.read_text() == "somebody else's"
+
+
+def test_a_broker_starts_from_rocketmqs_own_file(tmp_path: Path) -> None:
+    """Key names, old spellings and unknown keys as they are; ZeroMQ stays off."""
+    conf = tmp_path / "broker.conf"
+    conf.write_text(
+        f"brokerName=from-conf\nlistenPort=0\nflushDiskType=SYNC_FLUSH\nstorePathRootDir={tmp_path}/store\n"
+        "mapedFileSizeCommitLog=67108864\nmaxHashSlotNum=10000\nmaxIndexNum=40000\nhaListenPort=10912\n"
+    )
+    command = [sys.executable, "-m", "actormq.cli.main", "broker", "-c", str(conf)]
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    assert process.stdout is not None
+    try:
+        words = process.stdout.readline().split()
+        address = next(word.partition("=")[2] for word in words if word.startswith("broker="))
+        assert "zmq=-" in words
+        (broker,) = json.loads(actormq("status", "-b", address, "--json").stdout)["brokers"]
+        assert "writer" in {role["role"] for role in broker["roles"]}
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+        process.stdout.close()
+    assert f"{conf}: these keys are kept but not used: haListenPort" in (tmp_path / "errors").read_text()
+    assert (tmp_path / "store" / "commitlog").is_dir()
