@@ -19,6 +19,7 @@ from actormq.broker.registration import topics_wrapper
 from actormq.broker.sending import group_missing
 from actormq.broker.tables import TopicEntry
 from actormq.broker.topics import topic_to_json
+from actormq.config import BrokerConfig, FlushMode
 from actormq.errors import RequestError, ResponseCode
 from actormq.message import RETRY_PREFIX
 from actormq.wire import json
@@ -317,4 +318,34 @@ def _connections(group: ConsumerGroup) -> dict[str, Any]:
         "consumeType": group.consume_type,
         "messageModel": group.model,
         "subscriptionTable": {topic: _subscription(data) for topic, data in group.subscriptions.items()},
+    }
+
+
+def broker_properties(config: BrokerConfig) -> dict[str, str]:
+    """Return RocketMQ's configuration keys and their values here (code 26)."""
+    store, coordinator = config.store, config.coordinator
+    flag = {True: "true", False: "false"}
+    return {
+        **config.other_keys,
+        "autoCreateSubscriptionGroup": flag[coordinator.auto_create_groups],
+        "autoCreateTopicEnable": flag[coordinator.auto_create_topics],
+        "brokerClusterName": config.cluster,
+        "brokerIP1": config.advertised_host,
+        "brokerId": str(config.broker_id),
+        "brokerName": config.name,
+        "brokerPermission": str(config.permission),
+        "brokerRole": "ASYNC_MASTER",
+        "defaultTopicQueueNums": str(coordinator.default_topic_queues),
+        "deleteWhen": store.delete_when,
+        "fileReservedTime": str(store.retention_hours),
+        "flushDiskType": "SYNC_FLUSH" if store.flush is FlushMode.SYNC else "ASYNC_FLUSH",
+        "listenPort": str(config.gateway.port),
+        "mappedFileSizeCommitLog": str(store.log_file_bytes),
+        "mappedFileSizeConsumeQueue": str(store.queue_file_entries * 20),
+        "maxMessageSize": str(store.body_bytes_max),
+        "messageDelayLevel": coordinator.delay_levels,
+        "namesrvAddr": ";".join(config.namesrv_addrs),
+        "regionId": config.region,
+        "storePathRootDir": str(store.root),
+        "traceOn": flag[config.trace_on],
     }

@@ -54,6 +54,8 @@ from actormq.wire.registration import DataVersion
 HEARTBEAT_BYTES_MAX: Final = 256 * 1024
 """A consumer of a thousand topics needs about this; the tables could not hold much more of one client."""
 LOCK_QUEUES_MAX: Final = 10_000
+LOCK_NAME_LENGTH_MAX: Final = 512
+"""Of group, client and topic: together they are the key of a row in the coordinator's ledger."""
 APPENDING_MAX: Final = 10_000
 TOPIC_BYTES: Final = 512
 """Room in the tables for one topic without its rows, generously."""
@@ -658,6 +660,9 @@ def _lock_body(body: bytes | memoryview) -> _LockBody:
     asked = read_body(json.loads(body), _LockBody, "lock request", ResponseCode.SYSTEM_ERROR)
     if len(asked.mq_set) > LOCK_QUEUES_MAX:
         raise RequestError(ResponseCode.SYSTEM_ERROR, f"more than {LOCK_QUEUES_MAX} queues in one request")
+    names = (asked.consumer_group, asked.client_id, *(queue.topic for queue in asked.mq_set))
+    if max(map(len, names)) > LOCK_NAME_LENGTH_MAX:
+        raise RequestError(ResponseCode.SYSTEM_ERROR, "a name in the lock request is too long")
     return asked
 
 

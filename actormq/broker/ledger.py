@@ -19,7 +19,7 @@ _KEY: Final = struct.Struct("<II")
 _VALUES: Final = struct.Struct("<Qqq")
 _CELL: Final = struct.Struct("<QqqII")
 assert _CELL.size == 32
-KEY_BYTES_MAX: Final = 4096
+KEY_BYTES_MAX: Final = 8192
 
 
 class Row(NamedTuple):

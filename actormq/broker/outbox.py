@@ -87,3 +87,7 @@ class Outbox:
     appends: list[Append] = field(default_factory=list)
     calls: list[tuple[ConnectionKey, RemotingCommand]] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        return self == Outbox()

@@ -14,6 +14,7 @@ from zlib import crc32
 
 from actormq.broker.tables import TopicEntry
 from actormq.broker.topics import topic_to_json
+from actormq.config import BrokerConfig
 from actormq.wire import json
 from actormq.wire.codes import RequestCode
 from actormq.wire.command import RemotingCommand
@@ -35,6 +36,19 @@ class BrokerIdentity:
     ha_address: str
     zmq_address: str | None = None
     """Where native clients find us; other name servers than ours ignore it."""
+
+    @classmethod
+    def of(cls, config: BrokerConfig) -> BrokerIdentity:
+        """Return who a broker is, by the ports that it really has."""
+        host, port, zmq_port = config.advertised_host, config.gateway.port, config.gateway.zmq_port
+        return cls(
+            name=config.name,
+            cluster=config.cluster,
+            broker_id=config.broker_id,
+            address=f"{host}:{port}",
+            ha_address=f"{host}:{port + 1}",
+            zmq_address=f"{host}:{zmq_port}" if zmq_port else None,
+        )
 
 
 def topics_wrapper(entries: Iterable[TopicEntry], version: DataVersion) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import msgspec
 from actormq.broker.bodies import read_body
 from actormq.broker.sending import check_topic_name, topic_missing
 from actormq.broker.tables import TopicEntry, TopicGone
+from actormq.config import BrokerConfig
 from actormq.errors import RequestError, ResponseCode
 from actormq.message import (
     DLQ_PREFIX,
@@ -111,6 +112,17 @@ class TopicSettings:
     auto_create: bool = True
     default_queues: int = 8
     rows_max: int = 100_000
+
+    @classmethod
+    def of(cls, config: BrokerConfig) -> TopicSettings:
+        """Return what a broker's configuration says."""
+        return cls(
+            cluster=config.cluster,
+            broker=config.name,
+            auto_create=config.coordinator.auto_create_topics,
+            default_queues=config.coordinator.default_topic_queues,
+            rows_max=config.memory.queue_rows_max,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,11 @@ class TablesPublisher:
         self.version = positions.get(Position.TABLES)
 
     @property
+    def half_bytes(self) -> int:
+        """How long a snapshot and the changes since may be."""
+        return self._halves.half_bytes
+
+    @property
     def free_bytes(self) -> int:
         """What is left of the half in use; an entry takes 4 bytes and its length."""
         return self._halves.half_bytes - (self.version & _END_MASK)

@@ -233,7 +233,10 @@ def test_old_locks_end_by_themselves() -> None:
     assert GroupEntry("g") in bench.state.take().entries
 
 
-@pytest.mark.parametrize("body", [b"x", b"[]", b"{}", b'{"consumerGroup":"g","clientId":"c","mqSet":[1]}'])
+LONG = b'{"consumerGroup":"g","clientId":"' + b"c" * 600 + b'"}'
+
+
+@pytest.mark.parametrize("body", [b"x", b"[]", b"{}", LONG, b'{"consumerGroup":"g","clientId":"c","mqSet":[1]}'])
 def test_what_is_no_lock_request(body: bytes) -> None:
     """Answered with an error."""
     for code in (41, 42):
