@@ -112,6 +112,8 @@ class SupervisorConfig:
     """How roles are watched."""
 
     heartbeat_interval_ms: int = 1_000
+    silence_ms: int = 3_000
+    """A role that did not beat for so long is reported (never killed for it)."""
     restart_backoff_ms: int = 20
     restart_backoff_max_ms: int = 2_000
     crash_loop_restarts: int = 20

@@ -24,7 +24,7 @@ from actormq.config import BrokerConfig
 from actormq.errors import StoreFailed
 from actormq.message import SCHEDULE_TOPIC
 from actormq.shm.extents import Extents
-from actormq.shm.positions import Position, Positions
+from actormq.shm.positions import Position, Positions, RoleCell, slot_of
 from actormq.shm.tables import TablesPublisher
 from actormq.store import commit_log, tables
 from actormq.store.commit_log import LogFiles
@@ -48,7 +48,9 @@ def prepare(
         OSError: the disk failed.
     """
     delay_ms = list(DelayLevels(config.coordinator.delay_levels).delays_ms)
-    store = recover(disk, config.store, wall_ms=wall_ms, pid=os.getpid(), delay_ms=delay_ms)
+    # RocketMQ's file names the broker; recovery itself is gone in a moment.
+    pid = positions.role(slot_of("supervisor"), RoleCell.PID) or os.getpid()
+    store = recover(disk, config.store, wall_ms=wall_ms, pid=pid, delay_ms=delay_ms)
     faults.point("recovery.recovered")
     _report(store, log)
     if not store.clean:

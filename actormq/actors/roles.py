@@ -16,13 +16,14 @@ class StopStage(IntEnum):
     """The order of a clean stop: each stage ends before the next is asked.
 
     The dispatcher ends before the flusher: it follows what is flushed, and its last files want a sync.
+    The flusher comes last of those who touch the store: it writes the mark of a clean end.
     """
 
     FRONTS = 10
     SERVICES = 20
     REPLICATION = 25
     WRITER = 30
-    DISPATCHER = 40
+    FOLLOWERS = 40
     FLUSHER = 50
     REST = 60
 
@@ -147,7 +148,7 @@ def broker_roles(config: BrokerConfig) -> list[RoleSpec]:
             role="dispatcher",
             class_path=_actor("dispatcher", "DispatcherActor"),
             ports=(_to_holder(config.memory, "arrived"),),
-            stop_stage=StopStage.DISPATCHER,
+            stop_stage=StopStage.FOLLOWERS,
         ),
         RoleSpec(role="holder", class_path=_actor("holder", "HolderActor"), stop_stage=services),
         RoleSpec(
@@ -162,7 +163,9 @@ def broker_roles(config: BrokerConfig) -> list[RoleSpec]:
             ports=(internal,),
             stop_stage=services,
         ),
-        RoleSpec(role="cleaner", class_path=_actor("cleaner", "CleanerActor")),
+        RoleSpec(
+            role="cleaner", class_path=_actor("cleaner", "CleanerActor"), stop_stage=StopStage.FOLLOWERS
+        ),
         *(_gateway(config, number) for number in range(config.gateway.count)),
     ]
     return roles + nameserver_roles(config) if config.namesrv is not None else roles

@@ -1,7 +1,7 @@
 """supervisor: makes shared memory, sockets and roles, watches them, and ends them in order.
 
 From: roles (control lines, log pipe, the positions page), the forkserver (pids, exits), signals.
-To: roles (control lines).  Owns: segments, listening sockets, run folder, store lock, ``abort``.
+To: roles (control lines).  Owns: segments, listening sockets, run folder, store lock.
 When it dies, every role sees the end of its control line and exits; the next one sweeps and recovers.
 
 It never touches a message: it may be slow, and it must not block.  The one wait is the sync of what a
@@ -42,8 +42,6 @@ from actormq.shm.segment import Segment, sweep
 from actormq.telemetry.log import LogSink
 
 ABORT_NAME: Final = "abort"
-SILENCE_NS: Final = 3_000_000_000
-"""A running role that did not beat for so long is reported."""
 _TICK_MS: Final = 1_000
 _STATUS_WAIT_MS: Final = 50
 _END_WAIT_MS: Final = 5_000
@@ -67,7 +65,7 @@ class Supervisor:
     Args:
         config: settings; port 0 is replaced by the port taken before any role sees them.
         roles: who is to run; one-shot roles run first and must end well.
-        store_root: the folder that is locked and marked by ``abort``; None where no store is kept.
+        store_root: the folder that is locked; None where no store is kept.
         forkserver: one that was started before, to save time; else it is started here.
         on_ready: called once, when every role runs.
         log_stream: where the log goes when ``config.log_path`` is None; stderr by default.
@@ -519,9 +517,7 @@ class Supervisor:
             self._begin_service()
 
     def _begin_service(self) -> None:
-        """Recovery is done: mark the store as in use, then let everyone go at once."""
-        if self._store_root is not None:
-            _write_abort(self._store_root)
+        """Recovery is done: let everyone go at once."""
         self.listeners.listen()
         for child in self._children.values():
             if child.phase is Phase.HELD:
@@ -592,7 +588,7 @@ class Supervisor:
         if child.phase not in GIVEN:
             return child.phase is Phase.ENDED
         silent_ns = now_ns - max(self.positions.role(child.slot, RoleCell.HEARTBEAT_NS), child.given_ns)
-        if silent_ns < SILENCE_NS:
+        if silent_ns < self.config.supervisor.silence_ms * 1_000_000:
             if child.silent:
                 child.silent = False
                 self.log.warning(f"{child.role} is back")
@@ -702,32 +698,32 @@ class Supervisor:
         return not any(child.alive or child.phase is Phase.FORKING for child in self._children.values())
 
     def _conclude(self) -> int:
-        """Everyone is gone: decide whether the store was left clean."""
+        """Everyone is gone: see how the store was left, and say the last word."""
         assert self._ending is not None
         self._read_log()
         for child in self._children.values():
             for port in [*child.ports.values(), *(left for *_, left in child.closing)]:
                 port.close()
         if self._ending.status == 0 and self._store_root is not None and self.ready_ns is not None:
-            self._remove_abort(self._store_root)
+            self._look_for_abort(self._store_root)
         if self._ending.sentence:
             self.log.critical(self._ending.sentence)
         else:
             self.log.info("stopped", extra={"status": self._ending.status})
         return self._ending.status
 
-    def _remove_abort(self, root: Path) -> None:
+    def _look_for_abort(self, root: Path) -> None:
+        """Recovery made the file before it changed anything; the flusher removes it at a clean end."""
+        if not (root / ABORT_NAME).exists():
+            return
+        self._ending = _Ending(EXIT_UNCLEAN)
         appended = self.positions.get(Position.APPENDED)
         behind = {
             position.name.lower(): appended - self.positions.get(position)
             for position in (Position.FLUSHED, Position.DISPATCHED)
             if self.positions.get(position) < appended
         }
-        if behind:
-            self.log.error("the store is not clean, the next start recovers it", extra=behind)
-        else:
-            (root / ABORT_NAME).unlink(missing_ok=True)
-            _sync_folder(root)
+        self.log.error("the store was not left clean, the next start recovers it", extra=behind)
 
 
 def notify_systemd(state: str) -> None:
@@ -751,20 +747,3 @@ def _reap(pidfd: int) -> int | None:
     if result is None:
         return None
     return result.si_status << 8 if result.si_code == os.CLD_EXITED else result.si_status
-
-
-def _write_abort(root: Path) -> None:
-    """Say that the store is in use, durably, before anyone writes: its absence means a clean store."""
-    with open(root / ABORT_NAME, "w") as file:
-        file.write(str(os.getpid()))
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(root)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -237,10 +237,20 @@ class StoreWriter(Echo):
     writes_store = True
 
 
+class Flusher(StoreWriter):
+    """Removes the mark that Recovery made when nothing is left to do."""
+
+    def on_stop(self) -> None:
+        super().on_stop()
+        if self.positions.get(Position.DISPATCHED) == self.positions.get(Position.APPENDED):
+            (self.config.store.root / "abort").unlink()
+
+
 class Recovery(Echo):
-    """A one-shot role that succeeds."""
+    """A one-shot role that succeeds, and marks the store as in use."""
 
     def on_start(self) -> None:
+        (self.config.store.root / "abort").touch()
         self.log.info("recovered")
 
 
