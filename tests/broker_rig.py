@@ -47,8 +47,9 @@ class Letters:
 class Broker:
     """The store, its memory, and everybody's letters; roles come and go on it."""
 
-    def __init__(self, root: Path, run_dir: Path, **changes: Any) -> None:
+    def __init__(self, root: Path, run_dir: Path, *, tables_bytes: int = 1 << 16, **changes: Any) -> None:
         self.memory = Memory(root)
+        self.memory.tables_view = self.memory.tables_view[:tables_bytes]
         self.config: BrokerConfig = replace(self.memory.broker_config(), namesrv_addrs=(), **changes)
         self.memory.config = self.config.store
         self.run_dir = run_dir
@@ -71,6 +72,7 @@ class Broker:
 
     def gateway(self, name: str, incarnation: int = 1, state: RoleState = RoleState.RUNNING) -> None:
         """Have a gateway run (or not)."""
+        _ = self.letters[name]
         self.memory.positions.set_role(slot_of(name), RoleCell.INCARNATION, incarnation)
         self.memory.positions.set_role(slot_of(name), RoleCell.STATE, state)
 
