@@ -1,4 +1,4 @@
-"""One side of the ring stress test, or of the handshake, in a process of its own.
+"""One side of the stress tests of shared memory, in a process of its own.
 
 Started by the tests beside it: ``ring_worker.py ROLE '{"port": fd, …}'``.  Memory comes as
 descriptors.  Nothing here has a timer when the kernels are compiled: a lost wake-up hangs, and the
@@ -21,6 +21,7 @@ from actormq.shm.doorbell import ALWAYS_RINGS, Doorbell
 from actormq.shm.positions import Position, Positions, RoleCell
 from actormq.shm.ring import Port, RingConsumer, RingProducer
 from actormq.shm.segment import Segment
+from actormq.shm.tables import TablesPublisher, TablesReader
 
 RECORD = struct.Struct("<QI")
 PRODUCER, CONSUMER = 16, 1
@@ -149,6 +150,32 @@ def hand_off(positions: Positions, mine: Sleeper, bell: Doorbell, first: bool, r
             mine.until(lambda number=number: positions.get(watch) >= number)  # type: ignore[misc]
 
 
+def publish_tables(memory: memoryview, positions: Positions) -> None:
+    """Publish entries that name their epoch, and flip as if no reader were anywhere, until told to stop."""
+    publisher = TablesPublisher(memory, positions)
+    number = 0
+    while not positions.role(CONSUMER, RoleCell.COUNTER_0):
+        number += 1
+        entry = number.to_bytes(8, "little") * 500
+        assert publisher.compact([entry] * (number % 7 + 1), lambda: True)
+        for _ in range(number % 5):
+            publisher.publish(entry, entry)
+
+
+def read_tables(memory: memoryview, positions: Positions, resets: int) -> None:
+    """Read so many snapshots; every entry must be whole and of the epoch that it came with."""
+    reader = TablesReader(memory, positions, CONSUMER)
+    number = 0
+    while resets:
+        reset, entries = reader.poll()
+        if reset and entries:
+            assert int.from_bytes(entries[0][:8], "little") > number
+            number = int.from_bytes(entries[0][:8], "little")
+            resets -= 1
+        assert all(entry == number.to_bytes(8, "little") * 500 for entry in entries), number
+    positions.set_role(CONSUMER, RoleCell.COUNTER_0, 1)
+
+
 def main() -> None:
     role = sys.argv[1]
     given = json.loads(sys.argv[2])
@@ -159,6 +186,13 @@ def main() -> None:
         cells = Segment.attach(given["cells"]).view.cast("Q")
         seed = 1 if mine else 2
         print(litmus(cells, mine, theirs, given["rounds"], seed, given["fenced"]))
+        return
+    if role.endswith("tables"):
+        memory = Segment.attach(given["cells"]).view
+        if role == "publish-tables":
+            publish_tables(memory, positions)
+        else:
+            read_tables(memory, positions, given["resets"])
         return
     bells = {slot: Doorbell(given[f"bell-{slot}"], positions, slot) for slot in (PRODUCER, CONSUMER)}
     if role == "produce":
