@@ -8,7 +8,7 @@ KERNELS := $(wildcard actormq/kernels/*.py actormq/kernels/*.pxd actormq/kernels
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv kernels test lint type fmt demo bench interop soak loadtest docs clean
+.PHONY: help venv kernels test lint type imports fmt demo bench interop soak loadtest docs clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -41,6 +41,9 @@ lint: venv ## check style
 
 type: venv ## check types
 	$(BIN)/mypy --strict actormq
+
+imports: venv ## check which room imports which
+	$(BIN)/lint-imports
 
 fmt: venv ## format, and fix what can be fixed
 	$(BIN)/ruff format .
