@@ -385,7 +385,8 @@ def _group_json(group: BrokerGroup) -> dict[str, Any]:
         "enableActingMaster": group.acting_master,
     }
     if group.zmq_addresses:
-        value["zmqAddrs"] = dict(sorted(group.zmq_addresses.items()))
+        # Text keys in every encoding: fastjson2 (5.5.0) cannot skip a field it does not know over bare ones.
+        value["zmqAddrs"] = {str(key): address for key, address in sorted(group.zmq_addresses.items())}
     if group.zone is not None:
         value["zoneName"] = group.zone
     return value

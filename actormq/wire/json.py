@@ -1,8 +1,8 @@
 """RocketMQ's JSON: standard JSON, and what fastjson writes besides.
 
 `loads` takes both: unquoted integer and name keys, objects as keys, single quotes, superfluous commas.
-`dumps` writes standard compact JSON, which every Java peer reads; `dumps_fastjson` the old shapes
-(``{0:"ip:port"}``, ``{{"topic":"t"}:1}``), which only Go and peers before 4.9.4 need.
+`dumps` writes standard compact JSON; `dumps_fastjson` the shapes that Java itself writes
+(``{0:"ip:port"}``, ``{{"topic":"t"}:1}``): 5.5.0's reader takes a map of queues in no other.
 No blanks anywhere: the Go client splits a route's text at commas and colons.
 """
 
@@ -66,8 +66,17 @@ def loads(data: bytes | bytearray | memoryview | str) -> Json:
     except orjson.JSONDecodeError:
         text = data if isinstance(data, str) else bytes(data).decode("utf-8", "replace")
         return _Parser(text).document()
-    _check_depth(value)
+    if _may_be_deep(data):
+        _check_depth(value)
     return value
+
+
+def _may_be_deep(data: bytes | bytearray | memoryview | str) -> bool:
+    """Whether there are enough brackets for too many levels; headers never have them."""
+    if isinstance(data, str):
+        return data.count("{") + data.count("[") > DEPTH_MAX
+    whole = data if isinstance(data, bytes | bytearray) else bytes(data)
+    return whole.count(b"{") + whole.count(b"[") > DEPTH_MAX
 
 
 def _check_depth(value: Json) -> None:
