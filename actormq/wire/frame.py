@@ -30,11 +30,11 @@ _U16: Final = struct.Struct(">H")
 _I32: Final = struct.Struct(">i")
 
 _INT16_ALIASES: Final = {
-    code & 0xFFFF: code
-    for code in (*range(200050, 200057), 200151, *range(300000, 300004))
+    code & 0xFFFF: code for code in (*range(200050, 200057), 200151, *range(300000, 300004))
 }
 """Request codes over 32,767 lose their upper bits in a binary header; these numbers mean nothing else."""
 
+_ALL_STRINGS: Final = {str}
 _INTEGER: Final = re.compile("-?[0-9]{1,10}")
 _LANGUAGES: Final = {language.name: language for language in Language}
 
@@ -147,13 +147,14 @@ def _decode_json(header: bytes, body: bytes | memoryview) -> RemotingCommand:
     value = json.loads(header)
     if not isinstance(value, dict):
         raise FrameError("a JSON header that is no object")
-    remark = value.get("remark")
+    get = value.get
+    remark = get("remark")
     return RemotingCommand(
-        code=_int(value, "code", 32),
-        flag=_int(value, "flag", 32),
-        opaque=_int(value, "opaque", 32),
-        version=_int(value, "version", 32),
-        language=_language(value.get("language")),
+        code=_int(get("code", 0), "code"),
+        flag=_int(get("flag", 0), "flag"),
+        opaque=_int(get("opaque", 0), "opaque"),
+        version=_int(get("version", 0), "version"),
+        language=_language(get("language")),
         remark=None if remark is None else _text(remark),
         fields=_string_fields(value.get("extFields")),
         body=body,
@@ -161,13 +162,12 @@ def _decode_json(header: bytes, body: bytes | memoryview) -> RemotingCommand:
     )
 
 
-def _int(header: dict[str, Any], key: str, bits: int) -> int:
-    value = header.get(key, 0)
+def _int(value: Any, name: str) -> int:
+    if type(value) is int and -0x8000_0000 <= value <= 0x7FFF_FFFF:
+        return value
     if isinstance(value, str) and _INTEGER.fullmatch(value):
-        value = int(value)
-    if type(value) is not int or not -(1 << bits - 1) <= value < 1 << bits - 1:
-        raise FrameError(f"header field {key} is no {bits}-bit integer")
-    return value
+        return _int(int(value), name)
+    raise FrameError(f"header field {name} is no 32-bit integer")
 
 
 def _language(value: Any) -> Language:
@@ -188,6 +188,8 @@ def _string_fields(value: Any) -> dict[str, str]:
         return {}
     if not isinstance(value, dict) or len(value) > FIELDS_MAX:
         raise FrameError("extFields is no object, or has too many members")
+    if set(map(type, value.values())) == _ALL_STRINGS and type(value) is dict:
+        return value
     return {
         key: item if type(item) is str else _text(item) for key, item in value.items() if item is not None
     }

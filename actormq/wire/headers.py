@@ -477,7 +477,9 @@ def not_supported(code: int) -> str:
 
 # --- field values ------------------------------------------------------------------------------------
 
-_BOUNDS: Final = {"i": 1 << 31, "l": 1 << 63}
+_I32: Final = 1 << 31
+_I64: Final = 1 << 63
+_BOUNDS: Final = {"i": _I32, "l": _I64}
 
 
 def _missing(name: str) -> RequestError:
@@ -596,6 +598,42 @@ def decode_send(code: int, fields: dict[str, str]) -> SendHeader:
 
 
 def _decode_send(fields: dict[str, str], names: tuple[str, ...]) -> SendHeader:
+    """Return the header; everything at once, and field by field only to name the one that is wrong."""
+    a, b, c, d, e, f, g, h, i, j, k, l, m = names  # noqa: E741
+    get = fields.get
+    try:
+        most = get(l)
+        header = SendHeader(
+            fields[a],
+            fields[b],
+            fields[c],
+            int(fields[d]),
+            int(fields[e]),
+            int(fields[f]),
+            int(fields[g]),
+            int(fields[h]),
+            get(i, ""),
+            int(get(j, "0")),
+            get(k, "false").lower() == "true",
+            None if most is None else int(most),
+            get(m, "false").lower() == "true",
+        )
+    except (KeyError, ValueError):
+        return _decode_send_by_field(fields, names)
+    small = (
+        header.default_topic_queues,
+        header.queue_id,
+        header.sys_flag,
+        header.flag,
+        header.reconsume_times,
+        header.max_reconsume_times or 0,
+    )
+    if min(small) < -_I32 or max(small) >= _I32 or not -_I64 <= header.born_timestamp_ms < _I64:
+        return _decode_send_by_field(fields, names)
+    return header
+
+
+def _decode_send_by_field(fields: dict[str, str], names: tuple[str, ...]) -> SendHeader:
     a, b, c, d, e, f, g, h, i, j, k, l, m = names  # noqa: E741
     return SendHeader(
         producer_group=text_field(fields, a),

@@ -32,6 +32,7 @@ _SEQUENCE_MASK: Final = (1 << TICKET_BITS) - 1
 _QUESTIONS_MAX: Final = 4
 """For one send: its topic, its retry group, its dead-letter topic; one to spare."""
 _NS_PER_MS: Final = 1_000_000
+_BORN_HOST_V6: Final = int(SysFlag.BORN_HOST_V6)
 
 
 class WriterPort(Protocol):
@@ -219,7 +220,7 @@ class Sends:
                 properties=admitted.properties,
                 body=command.body,
                 flag=header.flag,
-                sys_flag=admitted.sys_flag | (SysFlag.BORN_HOST_V6 if client.born_v6 else 0),
+                sys_flag=admitted.sys_flag | _BORN_HOST_V6 if client.born_v6 else admitted.sys_flag,
                 reconsume_times=header.reconsume_times,
                 born_timestamp=header.born_timestamp_ms,
                 born_host=client.born_host,
