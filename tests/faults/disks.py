@@ -137,7 +137,7 @@ class MemoryDisk:
     punch = zero_range
 
     def has_data(self, fd: int, offset: int) -> bool:
-        return any(self._descriptors[fd].data[offset:])
+        return bool(self._descriptors[fd].data[offset:].strip(b"\0"))
 
     def rename(self, old: Path, new: Path) -> None:
         self._need_folder(new.parent)

@@ -1,0 +1,99 @@
+"""Loss of power at any moment: the store always starts, keeps what was acknowledged, invents nothing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from faults.disks import MemoryDisk
+from faults.small_store import Message, SmallStore, check_index, check_queues, read_log, small_config
+
+LIVES = 5
+
+
+def numbers_in(store: SmallStore) -> list[int]:
+    """Return the messages in the log, in order; checks queues, index and that bodies are whole."""
+    log = read_log(store.disk, store.found, store.config)
+    check_queues(store.disk, store.found, store.config, log)
+    check_index(store.disk, store.config, log)
+    return [int(header.properties[6:14]) for header in log]
+
+
+def live(store: SmallStore, chance: random.Random, first_number: int) -> tuple[list[int], int]:
+    """Work for a while; return the messages sent, and how many of them were acknowledged (sync flush)."""
+    sent: list[int] = []
+    acknowledged = 0
+    for _ in range(chance.randint(0, 12)):
+        step = chance.random()
+        if step < 0.5:
+            batch = [
+                Message(first_number + len(sent) + number, "t", chance.randrange(store.queue_count))
+                for number in range(chance.randint(1, 6))
+            ]
+            # Sent counts from the first byte on: a crash may keep it, acknowledged or not.
+            sent += [message.number for message in batch]
+            store.append(batch)
+        elif step < 0.75:
+            store.sync()
+            acknowledged = len(sent)
+        elif step < 0.9:
+            store.dispatch()
+        else:
+            store.checkpoint()
+            acknowledged = len(sent)
+    return sent, acknowledged
+
+
+@pytest.mark.parametrize("body_bytes", [50, 90_000, 300_000])
+@pytest.mark.parametrize("seed", range(30))
+def test_crashes_lose_nothing_acknowledged_and_bring_nothing_back(seed: int, body_bytes: int) -> None:
+    """Append, crash, recover, append, crash, recover, with records of one size.
+
+    After each recovery the log is what was there after the last one, then a beginning of what was sent
+    since, with all that was acknowledged; never a record that an earlier recovery had cut.  Where only
+    the processes are killed, the page cache keeps everything; recovery must not take it for durable.
+    """
+    chance = random.Random(seed)
+    disk = MemoryDisk()
+    kept: list[int] = []
+    sent: list[int] = []
+    acknowledged = 0
+    first_number = 0
+    for _ in range(LIVES):
+        store = SmallStore(disk, small_config(), body_bytes, asynchronous=seed % 2 == 1)
+        now = numbers_in(store)
+        assert now == (kept + sent)[: len(now)], f"seed {seed}"
+        assert len(now) >= len(kept) + acknowledged, f"seed {seed}"
+        kept = now
+        sent, acknowledged = live(store, chance, first_number)
+        first_number += len(sent)
+        ending = chance.random()
+        if ending < 0.2:
+            acknowledged = len(sent)
+        elif ending < 0.35:
+            store.stop()
+            acknowledged = len(sent)
+            if chance.random() < 0.5:
+                disk = disk.crash(chance)
+        else:
+            disk = disk.crash(chance)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_crash_during_recovery_changes_nothing(seed: int) -> None:
+    """Recovery itself may lose power; the next one comes to an end that fits as well."""
+    chance = random.Random(seed)
+    disk = MemoryDisk()
+    store = SmallStore(disk, small_config(), 90_000, asynchronous=seed % 2 == 1)
+    sent, acknowledged = live(store, chance, 0)
+    more, now_acknowledged = live(store, chance, len(sent))
+    acknowledged = len(sent) + now_acknowledged if now_acknowledged else acknowledged
+    sent += more
+    disk = disk.crash(chance)
+    for _ in range(3):
+        SmallStore(disk, small_config(), 90_000)
+        disk = disk.crash(chance)
+    store = SmallStore(disk, small_config(), 90_000)
+    now = numbers_in(store)
+    assert now == sent[: len(now)]
+    assert len(now) >= acknowledged
