@@ -22,8 +22,9 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from actormq import faults
-from actormq.actors.registering import NameServers
+from actormq.actors.copying import push
 from actormq.actors.progress import LedgerFile, SafeSave, Table
+from actormq.actors.registering import NameServers
 from actormq.actors.runtime import DEFERRED, PositionsDirectory, ProcessActor, RoleContext, Sender
 from actormq.actors.storeview import StoreReader
 from actormq.broker.admin import Admin, broker_properties
@@ -40,7 +41,7 @@ from actormq.broker.tables import GroupEntry, OwnTables, encode_entry
 from actormq.broker.topics import Topics, TopicSettings, topic_to_json
 from actormq.config import FlushMode
 from actormq.errors import RequestError, ResponseCode
-from actormq.shm.append_port import KIND_COPY, AppendPort
+from actormq.shm.append_port import AppendPort
 from actormq.shm.extents import Extents
 from actormq.shm.positions import Position, RoleCell, RoleState, slot_of
 from actormq.shm.tables import TablesFull, TablesPublisher, TablesReader, behind
@@ -358,8 +359,7 @@ class CoordinatorActor(ProcessActor):
         busy |= self._push_appends()
         busy |= self._send_held(now)
         busy |= self._save_progress(now)
-        self._set_wishes()
-        return busy
+        return busy | self._set_wishes()
 
     def _take_completions(self) -> bool:
         done = self._port.completions() if self._port is not None else []
@@ -500,31 +500,11 @@ class CoordinatorActor(ProcessActor):
         if self._port is None:
             return False
         pushed = False
-        while self._appends and self._push(self._appends[0]):
+        while self._appends and push(self._port, self._appends[0]):
             self._appends.popleft()
             pushed = True
         self._port.flush()
         return pushed
-
-    def _push(self, append: Append) -> bool:
-        assert self._port is not None
-        return self._port.try_append(
-            append.ticket,
-            row=append.row,
-            row_incarnation=append.row_incarnation,
-            queue_id=append.queue_id,
-            topic=append.topic,
-            properties=append.properties,
-            body=b"",
-            flag=append.flag,
-            sys_flag=append.sys_flag,
-            reconsume_times=append.reconsume_times,
-            born_timestamp=append.born_timestamp,
-            born_host=append.born_host,
-            kind=KIND_COPY,
-            body_ref=append.body_ref,
-            body_bytes=append.body_bytes,
-        )
 
     # --- answers -------------------------------------------------------------------------------------
 
@@ -588,15 +568,19 @@ class CoordinatorActor(ProcessActor):
         if self._lives(key.gateway, key.incarnation):
             self.context.ref(key.gateway).tell(CallClient(key.connection_id, frame.encode(command)[4:]))
 
-    def _set_wishes(self) -> None:
-        """Say which positions we wait for, so that their owners ring us."""
+    def _set_wishes(self) -> bool:
+        """Say which positions we wait for, so that their owners ring us.
+
+        True when a wish is new: the position must be looked at once more before we sleep.
+        """
         tables = min((held.tables for held in self._held if held.tables), default=0)
-        self._wish(RoleCell.WANTED_TABLES, tables)
         log_ends = [held.reply.log_end for held in self._held if held.reply.log_end]
         if self._save.pending:
             log_ends.append(self._save.wanted_flushed)
-        if self._wish(RoleCell.WANTED_FLUSHED, min(log_ends, default=0)):
+        asked = self._wish(RoleCell.WANTED_FLUSHED, min(log_ends, default=0))
+        if asked:
             self.context.doorbells["flusher"].ring()
+        return asked | self._wish(RoleCell.WANTED_TABLES, tables)
 
     def _wish(self, cell: RoleCell, value: int) -> bool:
         """Write a wish; True when it is a new one."""

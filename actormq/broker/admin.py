@@ -278,7 +278,9 @@ class Admin:
 def _answer(
     request: RemotingCommand, body: dict[str, Any], fields: dict[str, str] | None = None
 ) -> RemotingCommand:
-    return RemotingCommand.response_to(request, ResponseCode.SUCCESS, fields=fields, body=json.dumps_fastjson(body))
+    return RemotingCommand.response_to(
+        request, ResponseCode.SUCCESS, fields=fields, body=json.dumps_fastjson(body)
+    )
 
 
 def _connection(client: Client) -> dict[str, Any]:

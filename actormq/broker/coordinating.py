@@ -16,7 +16,7 @@ import msgspec
 
 from actormq.broker import retry
 from actormq.broker.bodies import read_body
-from actormq.broker.delay import DelayLevels, Placed
+from actormq.broker.delay import DelayLevels
 from actormq.broker.groups import GroupConfig, Groups, group_from_json
 from actormq.broker.locks import Locks, QueueKey
 from actormq.broker.members import (
@@ -28,7 +28,7 @@ from actormq.broker.members import (
     heartbeat_from_json,
 )
 from actormq.broker.offsets import OffsetKey, Offsets, QueueStart, first_offset
-from actormq.broker.outbox import Append, Caller, Now, Outbox, Reply
+from actormq.broker.outbox import Caller, Now, Outbox, Reply, copy_of
 from actormq.broker.sending import PutStatus, group_missing
 from actormq.broker.tables import (
     BrokerEntry,
@@ -41,9 +41,7 @@ from actormq.broker.tables import (
 )
 from actormq.broker.topics import TopicChange, TopicConfig, Topics, topic_from_json
 from actormq.errors import FrameError, RequestError, ResponseCode
-from actormq.kernels.records import host_sizes
-from actormq.message import DLQ_PREFIX, RETRY_PREFIX, Permission, SysFlag, encode_properties
-from actormq.store.identifiers import pack_host
+from actormq.message import DLQ_PREFIX, RETRY_PREFIX, Permission
 from actormq.store.record import Record
 from actormq.wire import json
 from actormq.wire.codes import RequestCode
@@ -602,27 +600,14 @@ class Coordinator:
             self._ensure_topic(goal.topic, goal.queues, now)
         placed = retry.place(asked, goal, original, self.levels, self.random)
         self._ticket += 1
-        self.outbox.appends.append(self._append(self._ticket, placed, record))
+        entry = self.topics.table[placed.topic]
+        self.outbox.appends.append(
+            copy_of(
+                record, self._ticket, entry, placed.queue_id, placed.properties, record.reconsume_times + 1
+            )
+        )
         self._appending[self._ticket] = _SentBack(caller, request)
         return None
-
-    def _append(self, ticket: int, placed: Placed, record: Record) -> Append:
-        entry = self.topics.table[placed.topic]
-        return Append(
-            ticket=ticket,
-            row=entry.rows[placed.queue_id],
-            row_incarnation=entry.row_incarnations[placed.queue_id],
-            queue_id=placed.queue_id,
-            topic=placed.topic.encode(),
-            properties=encode_properties(placed.properties),
-            flag=record.flag,
-            sys_flag=record.sys_flag & ~SysFlag.STORE_HOST_V6,
-            reconsume_times=record.reconsume_times + 1,
-            born_timestamp=record.born_timestamp,
-            born_host=pack_host(*record.born_host),
-            body_ref=record.log_offset + body_at(record.sys_flag),
-            body_bytes=len(record.body),
-        )
 
     def appended(self, ticket: int, status: int, log_end: int) -> None:
         """The writer has dealt with a send-back; the consumer hears of it when the log is safe."""
@@ -672,11 +657,6 @@ class _TopicsBody(msgspec.Struct, rename="camel"):
 
 class _GroupsBody(msgspec.Struct, rename="camel"):
     group_config_list: list[Any]
-
-
-def body_at(sys_flag: int) -> int:
-    """Return where in a record its body begins (storage.md 2.1)."""
-    return 72 + sum(host_sizes(sys_flag))
 
 
 def _topic_bytes(config: TopicConfig) -> int:

@@ -6,14 +6,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from actormq.broker.locks import LockRow
 from actormq.broker.members import ConnectionKey
 from actormq.broker.offsets import OffsetKey
-from actormq.broker.tables import Entry
+from actormq.broker.tables import Entry, TopicEntry
 from actormq.broker.topics import QueueRow
+from actormq.kernels.records import host_sizes
+from actormq.message import SysFlag, encode_properties
+from actormq.store.identifiers import pack_host
+from actormq.store.record import Record
 from actormq.wire.command import RemotingCommand
+
+_BODY_BEHIND_HOSTS: Final = 72
+"""Where a record's body begins, without the two addresses before it (storage.md 2.1)."""
 
 
 class Now(NamedTuple):
@@ -67,6 +74,32 @@ class Append:
     born_host: bytes
     body_ref: int
     body_bytes: int
+
+
+def copy_of(
+    record: Record,
+    ticket: int,
+    entry: TopicEntry,
+    queue_id: int,
+    properties: dict[str, str],
+    reconsume_times: int,
+) -> Append:
+    """Return `record` as it is stored again in another queue, its body by reference."""
+    return Append(
+        ticket=ticket,
+        row=entry.rows[queue_id],
+        row_incarnation=entry.row_incarnations[queue_id],
+        queue_id=queue_id,
+        topic=entry.name.encode(),
+        properties=encode_properties(properties),
+        flag=record.flag,
+        sys_flag=record.sys_flag & ~SysFlag.STORE_HOST_V6,
+        reconsume_times=reconsume_times,
+        born_timestamp=record.born_timestamp,
+        born_host=pack_host(*record.born_host),
+        body_ref=record.log_offset + _BODY_BEHIND_HOSTS + sum(host_sizes(record.sys_flag)),
+        body_bytes=len(record.body),
+    )
 
 
 @dataclass(slots=True)

@@ -236,7 +236,9 @@ def test_old_locks_end_by_themselves() -> None:
 LONG = b'{"consumerGroup":"g","clientId":"' + b"c" * 600 + b'"}'
 
 
-@pytest.mark.parametrize("body", [b"x", b"[]", b"{}", LONG, b'{"consumerGroup":"g","clientId":"c","mqSet":[1]}'])
+@pytest.mark.parametrize(
+    "body", [b"x", b"[]", b"{}", LONG, b'{"consumerGroup":"g","clientId":"c","mqSet":[1]}']
+)
 def test_what_is_no_lock_request(body: bytes) -> None:
     """Answered with an error."""
     for code in (41, 42):
