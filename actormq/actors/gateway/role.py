@@ -413,6 +413,8 @@ class GatewayActor(ProcessActor):
         for entry in entries:
             self._tables.apply(entry)
         self._tables_reader.mark_seen()
+        # It may hold back the answer to a change until everybody has seen it.
+        self.context.doorbells["coordinator"].ring()
         seen = self.positions.role(self.context.slot, RoleCell.TABLES_SEEN)
         self.positions.set_role(self.context.slot, RoleCell.WANTED_TABLES, seen + 1)
 
