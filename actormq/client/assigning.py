@@ -112,10 +112,11 @@ class Assignment:
         if self._needs_locks:
             queues = await self.lock(queues)
         starts: list[Any] = await Together([self._start_of(queue) for queue in queues])
-        taken = 0
+        failed = []
         for queue, start in zip(queues, starts, strict=True):
             if isinstance(start, BaseException):
                 log.warning("%s cannot be consumed yet: %s", queue, start)
+                failed.append(queue)
                 continue
             begin, persisted = start
             held = HeldQueue(queue, begin, persisted=persisted)
@@ -123,8 +124,9 @@ class Assignment:
                 held.locked_until_ms = self._session.now_ms() + self._settings.lock_valid_ms
             self.held[queue] = held
             held.task = self._session.spawn(self._pull(held))
-            taken += 1
-        return taken
+        if failed and self._needs_locks:
+            await self.unlock(failed)  # by the next time they may be somebody else's
+        return len(queues) - len(failed)
 
     async def _start_of(self, queue: MessageQueue) -> tuple[QueueOffset, QueueOffset | None]:
         """Return where to begin, and what is stored as the group's offset."""

@@ -99,6 +99,7 @@ class Task(Generic[T]):
         """Abandon the procedure where it waits: its ``finally`` blocks run, `on_done` gets ClientClosed."""
         if self.is_done:
             return
+        self.is_done = True  # first: what is abandoned below must not resume this procedure
         if self._abandon is not None:
             self._abandon()
         self._procedure.close()

@@ -1,0 +1,317 @@
+"""Sending in virtual time: attempts, other brokers, refusals, new topics, batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from unit.client.fakes import FakeCluster, SimLoop
+from unit.client.sim import SimClient
+
+from actormq.client.batching import BatchLimits
+from actormq.client.collecting import Collector
+from actormq.client.messages import Message, decode_messages
+from actormq.client.results import MessageQueue
+from actormq.client.sending import queue_choice
+from actormq.client.settings import ProducerSettings
+from actormq.errors import (
+    ClientClosed,
+    MessageRejected,
+    NameServerUnavailable,
+    RequestRefused,
+    RequestTimeout,
+    ResponseCode,
+    RouteNotFound,
+    SendFailed,
+)
+from actormq.message import SendStatus
+from actormq.wire.codes import RequestCode
+
+SEND = RequestCode.SEND_MESSAGE_V2
+
+
+class World:
+    def __init__(self, brokers: int = 1, **settings: Any) -> None:
+        self.cluster = FakeCluster(brokers)
+        self.client = SimClient(SimLoop(), self.cluster)
+        self.sender = self.client.sender(ProducerSettings(**settings))
+
+    def send(self, topic: str = "orders", body: bytes = b"x", choose: Any = None) -> Any:
+        message = self.sender.single(Message(body))
+        return self.client.run(self.sender.send(topic, message, choose))
+
+    def stored(self, topic: str = "orders") -> list[bytes]:
+        queue = MessageQueue(topic, "", 0)
+        return [
+            message.body
+            for record in self.cluster.bodies(topic)
+            for message in decode_messages(record, queue)
+        ]
+
+
+def test_a_message_is_stored_and_its_place_returned() -> None:
+    world = World()
+    world.cluster.create("orders")
+    result = world.send()
+    assert result.status is SendStatus.SEND_OK
+    assert (result.queue.broker_name, result.queue_offset, result.region) == ("broker-a", 0, "DefaultRegion")
+    assert len(result.message_id) == 32
+    assert result.offset_message_id.startswith("7F000001")
+    assert world.stored() == [b"x"]
+
+
+def test_the_stored_message_carries_its_unique_key() -> None:
+    world = World()
+    result = world.send()
+    [message] = decode_messages(world.cluster.bodies("orders")[0], result.queue)
+    assert message.message_id == result.message_id
+
+
+def test_queues_are_taken_in_turn() -> None:
+    world = World()
+    world.cluster.create("orders", 4)
+    assert [world.send().queue.queue_id for _ in range(6)] == [0, 1, 2, 3, 0, 1]
+
+
+def test_a_new_topic_is_made_by_the_broker() -> None:
+    """Unknown topic: the template's brokers, min(4, 8) queues, and the broker creates it."""
+    world = World(queues_wanted=4)
+    world.cluster.queues = 8
+    world.send("fresh")
+    assert len(world.cluster.broker().topics["fresh"]) == 4
+
+
+def test_without_creation_on_demand_an_unknown_topic_is_an_error_at_once() -> None:
+    world = World()
+    world.cluster.auto_create = False
+    with pytest.raises(RouteNotFound, match="create it first"):
+        world.send("fresh")
+    assert world.client.loop.now_ms() < 100
+
+
+def test_a_refusing_broker_is_left_for_another() -> None:
+    world = World(brokers=2)
+    world.cluster.create("orders")
+    world.cluster.refuse[SEND] = [ResponseCode.SYSTEM_BUSY]
+    assert world.send().queue.broker_name == "broker-b"
+
+
+def test_a_broker_that_is_down_is_left_for_another_and_avoided_afterwards() -> None:
+    world = World(brokers=2)
+    world.cluster.create("orders")
+    world.cluster.down.add("127.0.0.1:10911")
+    assert {world.send().queue.broker_name for _ in range(8)} == {"broker-b"}
+
+
+def test_a_single_broker_is_tried_again_until_it_serves() -> None:
+    world = World(retries=2)
+    world.cluster.create("orders")
+    world.cluster.refuse[SEND] = [ResponseCode.SYSTEM_BUSY, ResponseCode.SERVICE_NOT_AVAILABLE]
+    assert world.send().status is SendStatus.SEND_OK
+    assert world.client.loop.now_ms() >= 50 + 100, "it pauses longer each time"
+
+
+def test_after_all_attempts_the_failures_are_told() -> None:
+    world = World(retries=2)
+    world.cluster.create("orders")
+    world.cluster.refuse[SEND] = [ResponseCode.SYSTEM_BUSY] * 3
+    with pytest.raises(SendFailed) as caught:
+        world.send()
+    assert [failure.response_code for failure in caught.value.failures] == [2, 2, 2]
+    assert caught.value.response_code == ResponseCode.SYSTEM_BUSY
+    assert isinstance(caught.value.__cause__, RequestRefused)
+
+
+def test_an_answer_that_is_final_is_not_tried_again() -> None:
+    world = World()
+    world.cluster.create("orders")
+    world.cluster.refuse[SEND] = [ResponseCode.MESSAGE_ILLEGAL]
+    with pytest.raises(RequestRefused) as caught:
+        world.send()
+    assert (caught.value.response_code, caught.value.peer_remark) == (13, "as the test wants it")
+    assert world.cluster.count(SEND) == 1
+
+
+def test_the_time_out_holds_for_all_attempts_together() -> None:
+    world = World(send_timeout_ms=1_000)
+    world.cluster.create("orders")
+    world.cluster.silent.add(SEND)
+    began_ms = world.client.loop.now_ms()
+    with pytest.raises(SendFailed) as caught:
+        world.send()
+    assert isinstance(caught.value.failures[-1], RequestTimeout)
+    assert 990 <= world.client.loop.now_ms() - began_ms <= 1_010
+
+
+def test_no_name_server() -> None:
+    world = World(retries=1)
+    world.cluster.down.add(world.cluster.name_server)
+    with pytest.raises(SendFailed) as caught:
+        world.send()
+    assert isinstance(caught.value.failures[0], NameServerUnavailable)
+
+
+def test_stored_but_not_flushed_is_a_result() -> None:
+    world = World()
+    world.cluster.create("orders")
+    original = world.cluster.handle
+
+    def slow_disk(address: str, command: Any, answer: Any, push: Any) -> None:
+        def changed(response: Any) -> None:
+            if command.code == SEND:
+                response.code = ResponseCode.FLUSH_DISK_TIMEOUT
+            answer(response)
+
+        original(address, command, changed, push)
+
+    world.cluster.handle = slow_disk  # type: ignore[method-assign]
+    assert world.send().status is SendStatus.FLUSH_DISK_TIMEOUT
+    assert len(world.stored()) == 1
+    world.sender.settings = ProducerSettings(retry_other_broker_when_not_ok=True, retries=1)
+    assert world.send().status is SendStatus.FLUSH_DISK_TIMEOUT
+    assert len(world.stored()) == 3
+
+
+def test_a_key_decides_the_queue_on_every_attempt() -> None:
+    world = World(brokers=2)
+    world.cluster.create("orders")
+    world.cluster.refuse[SEND] = [ResponseCode.SYSTEM_BUSY]
+    assert len({world.send(choose=queue_choice("customer-7", None)).queue for _ in range(5)}) == 1
+
+
+def test_a_selector_must_return_a_queue() -> None:
+    world = World()
+    world.cluster.create("orders")
+    with pytest.raises(MessageRejected, match="no MessageQueue"):
+        world.send(choose=lambda queues: None)
+    with pytest.raises(MessageRejected, match="exclude"):
+        queue_choice("key", MessageQueue("t", "a", 0))
+
+
+def test_large_bodies_travel_compressed_and_come_out_whole() -> None:
+    world = World()
+    world.send(body=b"abc" * 10_000)
+    assert len(world.cluster.bodies("orders")[0]) < 1_000
+    assert world.stored() == [b"abc" * 10_000]
+
+
+def test_a_batch_is_stored_in_one_queue_in_order() -> None:
+    world = World()
+    world.cluster.create("orders")
+    batch = world.sender.batch([Message(b"1", tags="a"), Message(b"2"), Message(b"3")])
+    outcome = world.client.run(world.sender.send_batch("orders", batch))
+    results = [outcome.result(index) for index in range(3)]
+    assert [result.queue_offset for result in results] == [0, 1, 2]
+    assert len({result.queue for result in results}) == 1
+    assert len({result.message_id for result in results}) == 3
+    assert len({result.offset_message_id for result in results}) == 3
+    assert world.stored() == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [Message(b"1", delay_level=1)],
+        [Message(b"1"), Message(b"2", wait_stored=False)],
+        [Message(b"x" * 40), Message(b"y" * 40)],
+    ],
+)
+def test_batches_that_no_broker_takes_are_refused(messages: list[Message]) -> None:
+    with pytest.raises(MessageRejected):
+        World(body_bytes_max=100).sender.batch(messages)
+
+
+def test_one_way_is_stored_without_an_answer() -> None:
+    world = World()
+    world.cluster.create("orders")
+    world.client.run(world.sender.tell("orders", world.sender.single(Message(b"x"))))
+    world.client.loop.run_for(10)
+    assert world.stored() == [b"x"]
+
+
+# --- collected ---------------------------------------------------------------------------------------
+
+
+def collect(world: World, *bodies: bytes, **limits: Any) -> tuple[Collector, list[Any]]:
+    world.sender.settings = ProducerSettings(batch=BatchLimits(**limits))
+    collector = Collector(world.client.session, world.sender)
+    futures = [collector.collect("orders", Message(body), None) for body in bodies]
+    return collector, futures
+
+
+def test_collected_messages_travel_together() -> None:
+    world = World()
+    world.cluster.create("orders")
+    _, futures = collect(world, *(b"%d" % index for index in range(50)))
+    world.client.loop.run_until(lambda: all(future.done() for future in futures))
+    assert world.cluster.count(RequestCode.SEND_BATCH_MESSAGE) == 1
+    assert [future.result().queue_offset for future in futures] == list(range(50))
+
+
+def test_a_lone_message_travels_as_an_ordinary_one() -> None:
+    world = World()
+    world.cluster.create("orders")
+    _, [future] = collect(world, b"x" * 10_000)
+    world.client.loop.run_until(future.done)
+    assert (world.cluster.count(RequestCode.SEND_BATCH_MESSAGE), world.cluster.count(SEND)) == (0, 1)
+    assert len(world.cluster.bodies("orders")[0]) < 1_000, "compressed"
+
+
+def test_collected_messages_for_one_queue_stay_in_order_through_failures() -> None:
+    """A refused request is repeated before the next one for that queue goes."""
+    world = World()
+    world.cluster.create("orders")
+    world.sender.settings = ProducerSettings(batch=BatchLimits(batch_messages=3))
+    collector = Collector(world.client.session, world.sender)
+    world.cluster.refuse[RequestCode.SEND_BATCH_MESSAGE] = [2, 2]
+    queue = MessageQueue("orders", "broker-a", 2)
+    futures = [collector.collect("orders", Message(b"%02d" % index), queue) for index in range(20)]
+    world.client.loop.run_until(lambda: all(future is not None and future.done() for future in futures))
+    assert world.stored() == [b"%02d" % index for index in range(20)]
+
+
+def test_flush_waits_for_every_outcome() -> None:
+    world = World()
+    world.cluster.create("orders")
+    collector, futures = collect(world, b"1", b"2", linger_ms=10_000)
+    world.client.loop.run_for(5)
+    assert not futures[0].done()
+    world.client.run(collector.flush())
+    assert [future.result().queue_offset for future in futures] == [0, 1]
+    assert world.client.loop.now_ms() < 1_000
+
+
+def test_linger_sends_when_its_time_has_come() -> None:
+    world = World()
+    world.cluster.create("orders")
+    _, futures = collect(world, b"1", b"2", linger_ms=500)
+    world.client.loop.run_for(499)
+    assert world.cluster.count(RequestCode.SEND_BATCH_MESSAGE) == 0
+    world.client.loop.run_until(futures[0].done)
+
+
+def test_a_failed_batch_fails_every_message_of_it() -> None:
+    world = World()
+    world.cluster.create("orders")
+    world.cluster.refuse[RequestCode.SEND_BATCH_MESSAGE] = [13]
+    _, futures = collect(world, b"1", b"2")
+    world.client.loop.run_until(futures[0].done)
+    assert {type(future.exception()) for future in futures} == {RequestRefused}
+
+
+def test_a_closed_collector_refuses_and_gives_up_what_waits() -> None:
+    world = World()
+    collector, futures = collect(world, b"1", linger_ms=10_000)
+    collector.close()
+    assert isinstance(futures[0].exception(), ClientClosed)
+    with pytest.raises(ClientClosed):
+        collector.collect("orders", Message(b"2"), None)
+
+
+def test_illegal_messages_are_refused_when_collected() -> None:
+    world = World()
+    collector, _ = collect(world)
+    for topic, body in (("a b", b"x"), ("%RETRY%g", b"x"), ("orders", b"")):
+        with pytest.raises(MessageRejected):
+            collector.collect(topic, Message(body), None)
