@@ -90,14 +90,17 @@ class SimConsumer:
         self.core = ConsumerCore(client.session, group, settings, self._hand_over)
 
     def _hand_over(self, delivery: Delivery) -> None:
-        self._client.loop.call_later(self._takes_ms, lambda: self._next(delivery))
+        self._client.loop.call_soon(lambda: self._next(delivery))
 
     def _next(self, delivery: Delivery) -> None:
-        if self._client.session.is_closed:
-            return
         message = delivery.take(self._client.loop.now_ms())
         if message is None:
             self.core.handing.report(delivery, [], True)
+        else:
+            self._client.loop.call_later(self._takes_ms, lambda: self._finish(delivery, message))
+
+    def _finish(self, delivery: Delivery, message: ReceivedMessage) -> None:
+        if self._client.session.is_closed:
             return
         try:
             level = level_of(delivery.listener(message))
@@ -106,9 +109,10 @@ class SimConsumer:
         is_last = level is not None and delivery.in_order
         self.core.handing.report(delivery, [(message, level)], is_last)
         if not is_last:
-            self._client.loop.call_later(self._takes_ms, lambda: self._next(delivery))
+            self._next(delivery)
 
     def close(self) -> None:
-        """Leave the group in an orderly way."""
+        """Leave the group in an orderly way: listeners finish what they have, nothing new begins."""
         self.core.halt()
+        self._client.loop.run_for(self._takes_ms + 1)
         self._client.run(self.core.leave())
