@@ -59,11 +59,13 @@ def list_bases(disk: Disk, folder: Path, file_bytes: int) -> list[int]:
 def list_some_bases(disk: Disk, folder: Path, file_bytes: int, empty_are_fine: bool = False) -> list[int]:
     """As `list_bases`, but gaps are fine; with `empty_are_fine`, files without bytes never count."""
     bases = []
-    names = [name for name in disk.listdir(folder) if not name.endswith(MAKING_SUFFIX)]
+    names = [
+        name
+        for name in disk.listdir(folder)
+        if not name.endswith(MAKING_SUFFIX) and not disk.is_folder(folder / name)
+    ]
     for name in names:
         path = folder / name
-        if disk.is_folder(path):
-            continue
         if not _NAME.fullmatch(name):
             raise StoreForeign(f"{path} is no file of a store: its name is not 20 digits")
         size = disk.size(path)

@@ -16,6 +16,7 @@ from actormq.store.commit_log import LogReader, file_name
 
 _STEP_BYTES: Final = 32 * 1024 * 1024
 """So much is mapped in at once: a start must not need memory in proportion to the log."""
+_BLOCK_BYTES: Final = 4096
 _SEARCH_BYTES: Final = 1024 * 1024
 _MAGICS: Final = (
     records.MAGIC_V1.to_bytes(4, "big", signed=True),
@@ -94,7 +95,7 @@ def _pass_over(
     name = file_name(at - at % reader.file_bytes)
     good = next_record(reader, bases, at + 1)
     if good is None:
-        if reason == ScanEnd.EMPTY:
+        if not _is_one_record(reader, at, durable_to) and _has_zeros(reader, at, durable_to):
             raise StoreForeign(
                 f"log file {name} ends at position {at % reader.file_bytes}, but the log was whole up to "
                 f"offset {durable_to}: it was copied in part"
@@ -102,6 +103,26 @@ def _pass_over(
         good = durable_to
     result.damages.append(Damage(start=at, end=good, reason=reason, file=name))
     return good
+
+
+def _is_one_record(reader: LogReader, start: int, end: int) -> bool:
+    """Say whether [start, end) is what the record at `start` says of itself: its body alone is damaged."""
+    view = reader.file(start - start % reader.file_bytes)
+    at = start % reader.file_bytes
+    found = records.scan(view, at, start - at, False, at + 1)
+    return found.records == 1 and found.end == end - start + at
+
+
+def _has_zeros(reader: LogReader, start: int, end: int) -> bool:
+    """Say whether a whole block in [start, end) is zeros, or the range leaves the file."""
+    base = start - start % reader.file_bytes
+    if end > base + reader.file_bytes:
+        return True
+    view = reader.file(base)
+    first = -(-(start - base) // _BLOCK_BYTES) * _BLOCK_BYTES
+    return any(
+        not any(view[at : at + _BLOCK_BYTES]) for at in range(first, end - base - _BLOCK_BYTES, _BLOCK_BYTES)
+    )
 
 
 def next_record(reader: LogReader, bases: list[int], start: int) -> int | None:

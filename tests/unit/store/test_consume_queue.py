@@ -1,0 +1,167 @@
+"""Queue files: entries at their place, fillers before the first, cuts that keep the offsets used up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from faults.disks import MemoryDisk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY
+from actormq.store.commit_log import file_name
+from actormq.store.consume_queue import (
+    BadName,
+    Boundary,
+    QueueFiles,
+    QueueReader,
+    QueueRemoved,
+    offset_by_time,
+    queue_folder,
+)
+
+ROOT = Path("/store/consumequeue")
+PER_FILE = 100
+
+
+def entries(first: int, count: int) -> bytes:
+    return b"".join(ENTRY.pack(1000 + number, 50, number) for number in range(first, first + count))
+
+
+def queue(disk: MemoryDisk) -> tuple[QueueFiles, QueueReader]:
+    disk.mkdir(ROOT)
+    return QueueFiles(disk, ROOT, PER_FILE), QueueReader(disk, ROOT, PER_FILE)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 350), st.integers(1, 130)), min_size=1, max_size=6),
+)
+def test_entries_are_found_by_their_offset(runs: list[tuple[int, int]]) -> None:
+    """Whatever the order and however often, over the borders of files; a view ends with its file."""
+    disk = MemoryDisk()
+    files, reader = queue(disk)
+    written = set()
+    for first, count in runs:
+        files.write("t", 1, first, entries(first, count))
+        written |= set(range(first, first + count))
+    for number in written:
+        view = reader.view("t", 1, number, 1000)
+        assert len(view) == (PER_FILE - number % PER_FILE) * 20
+        assert ENTRY.unpack(view[:20]) == (1000 + number, 50, number)
+        assert reader.entry("t", 1, number) == (1000 + number, 50, number)
+    first_file = min(written) // PER_FILE * PER_FILE
+    if (runs[0][0] // PER_FILE * PER_FILE) == first_file:
+        for number in range(first_file, min(runs[0][0], min(written))):
+            assert reader.entry("t", 1, number) == (0, BLANK_ENTRY_SIZE, 0)
+
+
+def test_a_removed_queue_is_not_served() -> None:
+    disk = MemoryDisk()
+    files, reader = queue(disk)
+    with pytest.raises(QueueRemoved):
+        reader.view("t", 0, 0, 1)
+    files.write("t", 0, 0, entries(0, 3))
+    assert reader.entry("t", 0, 2, incarnation=1)[2] == 2
+    files.remove_queue("t", 0)
+    files.write("t", 0, 0, entries(7, 1))
+    assert reader.entry("t", 0, 0, incarnation=2)[2] == 7
+    reader.forget("t", 0)
+    assert reader.entry("t", 0, 0, incarnation=1)[2] == 7
+
+
+def test_cut_zeroes_and_unlinks_but_keeps_the_first_file() -> None:
+    """The first file's name says that the offsets before it are used up."""
+    disk = MemoryDisk()
+    files, reader = queue(disk)
+    files.write("t", 0, 0, entries(0, 350))
+    files.cut("t", 0, 150)
+    assert files.bases("t", 0) == [0, 2000]
+    assert ENTRY.unpack(reader.view("t", 0, 149, 1))[2] == 149
+    assert not any(reader.view("t", 0, 150, 100))
+    files.cut("t", 0, 100)
+    assert files.bases("t", 0) == [0]
+    files.write("t", 0, 100, entries(100, 150))
+    files.remove_before("t", 0, 199)
+    assert files.bases("t", 0) == [2000, 4000]
+    files.cut("t", 0, 50)
+    assert files.bases("t", 0) == [2000]
+    assert not any(QueueReader(disk, ROOT, PER_FILE).view("t", 0, 100, 100))
+
+
+def test_remove_before_keeps_the_last_file() -> None:
+    disk = MemoryDisk()
+    files, _ = queue(disk)
+    files.write("t", 0, 0, entries(0, 250))
+    files.remove_before("t", 0, 100_000)
+    assert files.bases("t", 0) == [4000]
+
+
+def test_sync_makes_entries_and_names_durable() -> None:
+    import random
+
+    disk = MemoryDisk()
+    files, _ = queue(disk)
+    files.write("t", 0, 0, entries(0, 150))
+    assert len(files._dirty) == 2
+    files.sync()
+    assert files.dirty() == []
+    for seed in range(10):
+        after = disk.crash(random.Random(seed))
+        reader = QueueReader(after, ROOT, PER_FILE)
+        assert [reader.entry("t", 0, number)[2] for number in range(150)] == list(range(150))
+
+
+def test_descriptors_and_maps_are_bounded() -> None:
+    disk = MemoryDisk()
+    disk.mkdir(ROOT)
+    files = QueueFiles(disk, ROOT, PER_FILE, descriptors_max=3)
+    reader = QueueReader(disk, ROOT, PER_FILE, maps_max=3)
+    for number in range(8):
+        files.write("t", number, 0, entries(number, 1))
+        assert reader.entry("t", number, 0)[2] == number
+    assert len(disk._descriptors) == 3
+    assert len(reader._maps) == 3
+
+
+@pytest.mark.parametrize("topic", ["", ".", "..", "a/b", "../x", "a\0b", "ü" * 128])
+def test_names_never_lead_out_of_the_store(topic: str) -> None:
+    with pytest.raises(BadName):
+        queue_folder(ROOT, topic, 0)
+
+
+def test_negative_queue_ids_are_refused() -> None:
+    with pytest.raises(BadName):
+        queue_folder(ROOT, "t", -1)
+    assert queue_folder(ROOT, "%RETRY%g", 3) == ROOT / "%RETRY%g" / "3"
+
+
+def test_a_file_of_size_zero_is_made_anew() -> None:
+    """A loss of power may leave a name without bytes."""
+    disk = MemoryDisk()
+    files, reader = queue(disk)
+    disk.mkdir(ROOT / "t" / "0")
+    disk.open(ROOT / "t" / "0" / file_name(0), create=True)
+    assert files.bases("t", 0) == []
+    with pytest.raises(QueueRemoved, match="being made"):
+        reader.entry("t", 0, 0)
+    files.write("t", 0, 0, entries(0, 1))
+    assert reader.entry("t", 0, 0)[0] == 1000
+
+
+@given(
+    st.lists(st.integers(0, 20), min_size=0, max_size=30).map(sorted),
+    st.integers(0, 10),
+    st.integers(-1, 21),
+    st.sampled_from(Boundary),
+)
+def test_offset_by_time_is_the_linear_search(
+    times: list[int], low: int, wanted: int, boundary: Boundary
+) -> None:
+    high = low + len(times)
+    found = offset_by_time(low, high, wanted, boundary, lambda offset: times[offset - low])
+    if boundary is Boundary.LOWER:
+        expected = next((low + n for n, at in enumerate(times) if at >= wanted), high)
+    else:
+        expected = max((low + n for n, at in enumerate(times) if at <= wanted), default=low)
+    assert found == expected

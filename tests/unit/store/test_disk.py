@@ -1,0 +1,136 @@
+"""The real disk does what its protocol says."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from actormq.store import disk as disk_module
+from actormq.store.disk import RealDisk
+
+
+@pytest.fixture
+def disk() -> RealDisk:
+    return RealDisk()
+
+
+def test_a_write_is_whole_however_the_kernel_cuts_it(
+    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short writes go on where they stopped, over more buffers than one call takes."""
+    real = os.pwritev
+
+    def short(fd: int, buffers: list[memoryview], offset: int) -> int:
+        return real(fd, [buffers[0][: max(1, len(buffers[0]) // 2)]], offset)
+
+    monkeypatch.setattr(os, "pwritev", short)
+    fd = disk.open(tmp_path / "f", exclusive=True)
+    assert disk.pwritev(fd, [b"hello", b"", bytearray(b" wide"), memoryview(b" world")], 3) == 16
+    assert disk.pread(fd, 100, 0) == b"\0\0\0hello wide world"
+    monkeypatch.setattr(os, "pwritev", real)
+    assert disk.pwritev(fd, [b"x"] * 3000, 0) == 3000
+    assert disk.pread(fd, 4000, 0) == b"x" * 3000
+    disk.close(fd)
+
+
+def test_a_full_disk_raises_in_the_middle_of_a_write(
+    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def full(fd: int, buffers: list[memoryview], offset: int) -> int:
+        calls.append(offset)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "full")
+        return 2
+
+    monkeypatch.setattr(os, "pwritev", full)
+    fd = disk.open(tmp_path / "f", create=True)
+    with pytest.raises(OSError, match="full"):
+        disk.pwritev(fd, [b"hello"], 10)
+    assert calls == [10, 12]
+
+
+def test_allocate_extend_and_zero(disk: RealDisk, tmp_path: Path) -> None:
+    """Nothing shortens; a zeroed range reads as zeros and keeps the size, blocks or not."""
+    path = tmp_path / "f"
+    fd = disk.open(path, exclusive=True)
+    disk.allocate(fd, 0, 10_000)
+    assert disk.size(path) == 10_000
+    disk.extend(fd, 50_000)
+    disk.extend(fd, 100)
+    assert disk.size(path) == 50_000
+    disk.pwritev(fd, [b"y" * 50_000], 0)
+    disk.zero_range(fd, 100, 300)
+    disk.punch(fd, 8192, 50_000 - 8192)
+    disk.zero_range(fd, 10, 0)
+    assert disk.size(path) == 50_000
+    data = disk.pread(fd, 50_000, 0)
+    assert data == b"y" * 100 + bytes(300) + b"y" * (8192 - 400) + bytes(50_000 - 8192)
+
+
+def test_zeroing_works_without_fallocate(
+    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_module, "_fallocate", lambda *arguments: False)
+    fd = disk.open(tmp_path / "f", exclusive=True)
+    disk.pwritev(fd, [b"z" * 3_000_000], 0)
+    disk.zero_range(fd, 1, 2_999_998)
+    disk.punch(fd, 2_999_999, 1)
+    assert disk.pread(fd, 3_000_000, 0) == b"z" + bytes(2_999_999)
+
+
+def test_has_data_sees_every_byte_and_no_hole(disk: RealDisk, tmp_path: Path) -> None:
+    fd = disk.open(tmp_path / "f", exclusive=True)
+    disk.extend(fd, 1 << 20)
+    assert not disk.has_data(fd, 0)
+    disk.pwritev(fd, [b"x"], 5000)
+    assert disk.has_data(fd, 0)
+    assert disk.has_data(fd, 5000)
+    assert not disk.has_data(fd, 5001)
+    disk.pwritev(fd, [b"x"], 900_000)
+    assert disk.has_data(fd, 5001)
+
+
+def test_maps_share_the_file_and_outlive_its_name(disk: RealDisk, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    fd = disk.open(path, exclusive=True)
+    disk.extend(fd, 8192)
+    writable, readable = disk.map_write(fd, 8192), disk.map_read(fd, 8192)
+    disk.close(fd)
+    writable[7] = 9
+    assert readable[7] == 9
+    assert readable.readonly
+    disk.forget(readable, 100, 5000)
+    disk.unlink(path)
+    assert readable[7] == 9
+
+
+def test_names(disk: RealDisk, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    disk.mkdir(folder)
+    disk.mkdir(folder)
+    assert disk.is_folder(folder)
+    assert disk.listdir(tmp_path / "nothing") == []
+    disk.close(disk.open(folder / "2", create=True))
+    disk.close(disk.open(folder / "1", exclusive=True))
+    with pytest.raises(FileExistsError):
+        disk.open(folder / "1", exclusive=True)
+    with pytest.raises(FileNotFoundError):
+        disk.open(folder / "3")
+    assert disk.listdir(folder) == ["1", "2"]
+    disk.rename(folder / "1", folder / "2")
+    assert disk.listdir(folder) == ["2"]
+    fd = disk.open(folder / "2", write=False)
+    with pytest.raises(OSError, match="descriptor"):
+        disk.pwritev(fd, [b"x"], 0)
+    before = disk.modified_ns(folder / "2")
+    os.utime(folder / "2", ns=(1, before + 5))
+    assert disk.modified_ns(folder / "2") == before + 5
+    disk.fsync_dir(folder)
+    disk.unlink(folder / "2")
+    disk.remove_folder(folder)
+    assert not disk.exists(folder)
