@@ -95,7 +95,9 @@ def _pass_over(
     name = file_name(at - at % reader.file_bytes)
     good = next_record(reader, bases, at + 1)
     if good is None:
-        if not _is_one_record(reader, at, durable_to) and _has_zeros(reader, at, durable_to):
+        if reason == ScanEnd.EMPTY or (
+            not _is_one_record(reader, at, durable_to) and _has_zeros(reader, at, durable_to)
+        ):
             raise StoreForeign(
                 f"log file {name} ends at position {at % reader.file_bytes}, but the log was whole up to "
                 f"offset {durable_to}: it was copied in part"

@@ -378,8 +378,9 @@ class _Replay:
             return
         low, high = self._extents.get(queue, (0, 0))
         if first != high:
-            # 0: the topic was deleted and made again.
-            if first != 0 and not self._rebuild:
+            # 0: the topic was deleted and made again.  Unknown: deleted, and its last messages come after.
+            known = queue in self._bounds or queue[0] in self._recovery.topics
+            if known and first != 0 and not self._rebuild:
                 self.fits = False
             low = first
         self._recovery.queue_files.write(*queue, first, entries)

@@ -274,6 +274,7 @@ def test_missing_queue_files_are_made_anew() -> None:
     disk = MemoryDisk()
     store = fill(disk)
     store.queue_files.remove_queue("t", 0)
+    tables.save(disk, ROOT / "config" / tables.TOPICS, {"topicConfigTable": {"t": {}}})
     store.append([Message(20, "t", 0)])
     found = again(disk)
     assert numbers(disk, found) == list(range(21))
@@ -322,6 +323,19 @@ def test_a_topic_that_was_deleted_and_made_again_begins_at_zero() -> None:
     store.append([Message(21, "t", 0)])
     found = again(disk)
     assert (found.queues["t", 0].min, found.queues["t", 0].max) == (0, 1)
+
+
+def test_a_deleted_topic_does_not_make_all_queues_new() -> None:
+    """The last messages of a topic that is no more do not send recovery through the whole log."""
+    disk = MemoryDisk()
+    store = fill(disk, 40)
+    store.append([Message(40, "t", 0)])
+    store.queue_files.remove_queue("t", 0)
+    store.queue_files.remove_queue("t", 1)
+    disk.remove_folder(ROOT / "consumequeue" / "t")
+    found = again(disk)
+    assert found.scanned_bytes < FILE
+    assert (found.queues["t", 0].min, found.queues["t", 0].max) == (20, 21)
 
 
 def test_names_that_would_leave_the_store_are_in_no_queue() -> None:
