@@ -36,6 +36,29 @@ GIVEN = frozenset({Phase.STARTING, Phase.RUNNING})
 """Those that were told who they are and what there is."""
 
 
+class Deaths:
+    """How often somebody died, and what follows from it."""
+
+    def __init__(self) -> None:
+        self._deaths_ns: list[int] = []
+        self._short_lives = 0
+
+    def count(self, lived_ns: int, now_ns: int, limits: SupervisorConfig) -> int | None:
+        """Return how many ms to wait before the next start, None when it dies too often.
+
+        Too often: so many times within the window, or so many times in a row without having recovered.
+        """
+        self._short_lives = self._short_lives + 1 if lived_ns < SHORT_LIFE_NS else 0
+        window_ns = limits.crash_loop_window_ms * _NS_PER_MS
+        self._deaths_ns = [death for death in self._deaths_ns if now_ns - death < window_ns] + [now_ns]
+        if max(len(self._deaths_ns), self._short_lives) >= limits.crash_loop_restarts:
+            return None
+        if self._short_lives <= 1:
+            return 0
+        doubled = limits.restart_backoff_ms << min(self._short_lives - 2, 16)
+        return min(doubled, limits.restart_backoff_max_ms)
+
+
 class Child:
     """One role."""
 
@@ -60,8 +83,7 @@ class Child:
         """Killed on purpose: how it ends says nothing."""
         self.silent = False
         self.timer: Timer | None = None
-        self._deaths_ns: list[int] = []
-        self._short_lives = 0
+        self.deaths = Deaths()
 
     @property
     def role(self) -> str:
@@ -75,21 +97,6 @@ class Child:
     @property
     def alive(self) -> bool:
         return self.phase in ALIVE
-
-    def count_death(self, lived_ns: int, now_ns: int, limits: SupervisorConfig) -> int | None:
-        """Return how many ms to wait before the next start, None when it dies too often.
-
-        Too often: so many times within the window, or so many times in a row without having recovered.
-        """
-        self._short_lives = self._short_lives + 1 if lived_ns < SHORT_LIFE_NS else 0
-        window_ns = limits.crash_loop_window_ms * _NS_PER_MS
-        self._deaths_ns = [death for death in self._deaths_ns if now_ns - death < window_ns] + [now_ns]
-        if max(len(self._deaths_ns), self._short_lives) >= limits.crash_loop_restarts:
-            return None
-        if self._short_lives <= 1:
-            return 0
-        doubled = limits.restart_backoff_ms << min(self._short_lives - 2, 16)
-        return min(doubled, limits.restart_backoff_max_ms)
 
     def kill(self) -> None:
         """SIGKILL, if it lives."""

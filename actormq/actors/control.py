@@ -93,6 +93,9 @@ class Fork(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
     role: str
     incarnation: int
+    module: str
+    early: bool
+    """It need not wait until everything else is imported: its own module is enough."""
 
 
 class Forked(msgspec.Struct, tag=True, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -80,109 +80,128 @@ def raise_descriptor_limit() -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Serve until the supervisor goes: ``forkserver FD MODULE…``."""
+    import faulthandler
+    import signal
+
     fd, *preload = arguments
     sock = socket.socket(fileno=int(fd))
     os.set_inheritable(sock.fileno(), False)
     rename("amq:forkserver")
     raise_descriptor_limit()
-    _preload(preload)
-    child = _serve(sock)
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    child = _Server(sock).run(preload)
+
     from actormq.actors.runtime import run_role
 
     run_role(child)
 
 
-def _preload(modules: Sequence[str]) -> None:
-    import contextlib
-    import gc
-    import importlib
+class _Server:
+    """The forkserver's side."""
 
-    importlib.import_module(RUNTIME)
-    for module in modules:
-        with contextlib.suppress(ImportError):  # the role that needs it dies of it, with a traceback
-            importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # what is here stays shared with the children: their collector does not touch it
+    def __init__(self, sock: socket.socket) -> None:
+        import select
+        import signal
 
+        from actormq.actors import control
 
-def _serve(sock: socket.socket) -> socket.socket:
-    """Fork as asked; returns only in a child, with its control line."""
-    import faulthandler
-    import select
-    import signal
+        self._control = control
+        self._line = control.Line(sock, control.ToForkserver)
+        self._requests: list[tuple[control.Fork, int]] = []
+        self._woken, self._waker = os.pipe()
+        for fd in (self._woken, self._waker):
+            os.set_blocking(fd, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        self._poller = select.poll()
+        self._poller.register(self._line.fileno(), select.POLLIN)
+        self._poller.register(self._woken, select.POLLIN)
 
-    from actormq.actors import control
+    def run(self, preload: Sequence[str]) -> socket.socket:
+        """Import, then fork as asked; returns only in a child, with its control line."""
+        import gc
 
-    faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    woken, waker = os.pipe()
-    os.set_blocking(woken, False)
-    os.set_blocking(waker, False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    line = control.Line(sock, control.ToForkserver)
-    poller = select.poll()
-    poller.register(line.fileno(), select.POLLIN)
-    poller.register(woken, select.POLLIN)
-    while True:
-        poller.poll()
-        requests = line.receive()
-        while requests:
-            request, (fd,) = requests.pop(0)
-            if _fork(request, line):
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                line.close()
-                _close([woken, waker, *(other for _, (other,) in requests)])
+        gc.disable()
+        child = self._preload(preload)
+        gc.freeze()  # what is here stays shared with the children: their collector does not touch it
+        while child is None and (child := self._fork_next(lambda request: True)) is None:
+            self._turn(None)
+        gc.enable()
+        return child
+
+    def _preload(self, modules: Sequence[str]) -> socket.socket | None:
+        """Import all of `modules`; a one-shot role whose module is there need not wait for the rest."""
+        import importlib
+
+        loaded = set()
+        for module in (RUNTIME, *modules):
+            try:
+                importlib.import_module(module)
+            except ImportError:
+                continue  # the role that needs it dies of it, with a traceback
+            loaded.add(module)
+            self._turn(0)
+            child = self._fork_next(lambda request: request.early and request.module in loaded)
+            if child is not None:
+                return child
+        return None
+
+    def _turn(self, timeout_ms: int | None) -> None:
+        """Take requests, report the dead; exit with the supervisor."""
+        import contextlib
+
+        self._poller.poll(timeout_ms)
+        self._requests += [(request, fd) for request, (fd,) in self._line.receive()]
+        if self._line.ended:
+            os._exit(0)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._woken, 4096)
+        self._reap()
+        self._line.flush()
+
+    def _fork_next(self, wanted: Callable[[control.Fork], bool]) -> socket.socket | None:
+        """Fork every request that is wanted; return a child's control line in that child, else None."""
+        for letter in [letter for letter in self._requests if wanted(letter[0])]:
+            self._requests.remove(letter)
+            request, fd = letter
+            pid = os.fork()
+            if pid == 0:
+                self._leave()
+                rename(f"amq:{request.role}")
                 return socket.socket(fileno=fd)
             os.close(fd)
-        if line.ended:
-            os._exit(0)
-        _drain(woken)
-        _reap(line)
+            self._report(request, pid)
+        return None
 
+    def _leave(self) -> None:
+        """In a child: drop everything that is the forkserver's."""
+        import signal
 
-def _fork(request: control.Fork, line: control.Line) -> bool:
-    """Return True in the new role's process, False in ours."""
-    from actormq.actors import control
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._line.close()
+        for fd in (self._woken, self._waker, *(other for _, other in self._requests)):
+            os.close(fd)
 
-    pid = os.fork()
-    if pid == 0:
-        rename(f"amq:{request.role}")
-        return True
-    forked = control.Forked(role=request.role, incarnation=request.incarnation, pid=pid)
-    if hasattr(os, "pidfd_open"):
+    def _report(self, request: control.Fork, pid: int) -> None:
+        forked = self._control.Forked(role=request.role, incarnation=request.incarnation, pid=pid)
+        if not hasattr(os, "pidfd_open"):
+            self._line.send(forked)
+            return
         pidfd = os.pidfd_open(pid)  # our child, not reaped yet: nobody else can have this number
-        line.send(forked, [pidfd])
+        self._line.send(forked, [pidfd])
         os.close(pidfd)
-    else:
-        line.send(forked)
-    return False
 
-
-def _close(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def _drain(fd: int) -> None:
-    import contextlib
-
-    with contextlib.suppress(BlockingIOError):
-        os.read(fd, 4096)
-
-
-def _reap(line: control.Line) -> None:
-    from actormq.actors import control
-
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        line.send(control.Exited(pid=pid, status=status))
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._line.send(self._control.Exited(pid=pid, status=status))
 
 
 def rename(name: str) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from actormq.actors import control
-from actormq.actors.child import GIVEN, Child, Phase
+from actormq.actors.child import GIVEN, Child, Deaths, Phase
 from actormq.actors.forkserver import Forkserver, raise_descriptor_limit, rename
 from actormq.actors.listeners import Listeners
 from actormq.actors.loop import READ, WRITE, Loop
@@ -85,13 +85,14 @@ class Supervisor:
         self.started_ns = time.monotonic_ns()
         self.ready_ns: int | None = None
         self.listeners = Listeners()
-        self._preload = sorted({spec.module for spec in roles})
+        self._preload = list(dict.fromkeys(spec.module for spec in roles))
         self._forkserver = forkserver
         self._store_root = store_root
         self._on_ready = on_ready
         self._log_stream = log_stream
         self._children = {spec.role: Child(spec, slot_of(spec.role)) for spec in roles}
         self._ending: _Ending | None = None
+        self._forkserver_deaths = Deaths()
         self._stages: list[int] = []
         self._release = contextlib.ExitStack()
         self._loop = Loop()
@@ -259,7 +260,10 @@ class Supervisor:
         ours, theirs = control.line_pair()
         line = child.line = control.Line(ours, control.FromRole)
         self._watch_line(line, lambda events: self._on_line(child, line))
-        request = control.Fork(role=child.role, incarnation=child.incarnation)
+        spec = child.spec
+        request = control.Fork(
+            role=spec.role, incarnation=child.incarnation, module=spec.module, early=spec.one_shot
+        )
         self._fork_line.send(request, [theirs.fileno()])
         self._watch_line(self._fork_line, self._on_forkserver)
         theirs.close()
@@ -278,15 +282,17 @@ class Supervisor:
 
     def _forked(self, forked: control.Forked, descriptors: list[int]) -> None:
         child = self._children[forked.role]
+        if child.phase is not Phase.FORKING:  # we stop, and closed its line
+            for fd in descriptors:
+                os.close(fd)
+            return
         assert child.incarnation == forked.incarnation, (child.incarnation, forked)
         child.pid = forked.pid
         child.phase = Phase.HELD
         if descriptors:
             child.pidfd = descriptors[0]
             self._loop.watch(child.pidfd, READ, lambda events: self._on_pidfd(child))
-        if self._ending is not None:
-            child.kill()
-        elif child.spec.one_shot or not self._recovering():
+        if child.spec.one_shot or not self._recovering():
             self._give(child)
 
     def _recovering(self) -> bool:
@@ -475,7 +481,7 @@ class Supervisor:
             return
         now_ns = time.monotonic_ns()
         lived_ns = now_ns - child.running_since_ns if phase is Phase.RUNNING else 0
-        delay_ms = child.count_death(lived_ns, now_ns, self.config.supervisor)
+        delay_ms = child.deaths.count(lived_ns, now_ns, self.config.supervisor)
         child.phase = Phase.NONE
         if delay_ms is None:
             times = self.config.supervisor.crash_loop_restarts
@@ -528,8 +534,12 @@ class Supervisor:
         if self._ending is not None:
             self._loop.unwatch(self._fork_line.fileno())
             return
-        self.log.error("the forkserver died; starting another one")
         self._end_forkserver()
+        pause_ms = self._forkserver_deaths.count(0, time.monotonic_ns(), self.config.supervisor)
+        if pause_ms is None:
+            self._give_up("the forkserver died again and again: giving up", EXIT_CRASH_LOOP)
+            return
+        self.log.error("the forkserver died; starting another one")
         self._forkserver = Forkserver(self._preload)
         self._watch_forkserver()
         for child in self._children.values():
@@ -632,10 +642,17 @@ class Supervisor:
             child.timer.cancel()
             child.timer = None
         child.dropped = True
+        self._end(child)
+
+    def _end(self, child: Child) -> None:
+        """Kill it; one that is just being forked sees the end of its line before any Go, and exits."""
         if child.alive:
             child.kill()
-        elif child.phase is not Phase.FORKING:
-            child.phase = Phase.ENDED
+            return
+        if child.phase is Phase.FORKING and child.line is not None:
+            self._loop.unwatch(child.line.fileno())
+            child.forget_process()
+        child.phase = Phase.ENDED
 
     def _next_stage(self) -> None:
         """Ask the next group that still lives to stop."""
@@ -681,10 +698,7 @@ class Supervisor:
         self._ending.killed = True
         self._stages = []
         for child in self._children.values():
-            if child.alive:
-                child.kill()
-            elif child.phase is not Phase.FORKING:
-                child.phase = Phase.ENDED
+            self._end(child)
 
     def _kill_left(self) -> None:
         """Whatever ends the supervisor, its roles end, too."""
@@ -695,7 +709,7 @@ class Supervisor:
     def _over(self) -> bool:
         if self._ending is None:
             return False
-        return not any(child.alive or child.phase is Phase.FORKING for child in self._children.values())
+        return not any(child.alive for child in self._children.values())
 
     def _conclude(self) -> int:
         """Everyone is gone: see how the store was left, and say the last word."""

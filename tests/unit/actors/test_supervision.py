@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from actormq.actors import rundir as rundir_module
-from actormq.actors.child import SHORT_LIFE_NS, Child
+from actormq.actors.child import SHORT_LIFE_NS, Child, Deaths
 from actormq.actors.listeners import Listeners
 from actormq.actors.roles import Front, RoleSpec, StopStage, broker_roles, settle
 from actormq.actors.rundir import RunDir, prefix_of
@@ -33,28 +33,28 @@ def child() -> Child:
 def test_first_restart_is_immediate_and_the_next_wait_longer() -> None:
     """Deaths before it recovered: 0, then doubling from the back-off to its maximum."""
     limits = SupervisorConfig(restart_backoff_ms=20, restart_backoff_max_ms=100, crash_loop_restarts=9)
-    role = child()
-    pauses = [role.count_death(0, number * 60 * SECOND_NS, limits) for number in range(8)]
+    deaths = Deaths()
+    pauses = [deaths.count(0, number * 60 * SECOND_NS, limits) for number in range(8)]
     assert pauses == [0, 20, 40, 80, 100, 100, 100, 100]
-    assert role.count_death(0, 9 * 60 * SECOND_NS, limits) is None
+    assert deaths.count(0, 9 * 60 * SECOND_NS, limits) is None
 
 
 def test_life_that_recovered_starts_the_count_again() -> None:
     """Kills of a healthy role never add up to a crash loop, and never slow its restart."""
     limits = SupervisorConfig()
-    role = child()
+    deaths = Deaths()
     for number in range(200):
-        assert role.count_death(SHORT_LIFE_NS, number * SECOND_NS, limits) == 0
+        assert deaths.count(SHORT_LIFE_NS, number * SECOND_NS, limits) == 0
 
 
 def test_too_many_deaths_in_the_window() -> None:
     """However long each lived: so many within the window is a crash loop."""
     limits = SupervisorConfig(crash_loop_restarts=3, crash_loop_window_ms=1_000)
-    role = child()
-    assert role.count_death(SECOND_NS, 0, limits) == 0
-    assert role.count_death(SECOND_NS, 400_000_000, limits) == 0
-    assert role.count_death(SECOND_NS, 1_300_000_000, limits) == 0  # the first is out of the window
-    assert role.count_death(SECOND_NS, 1_390_000_000, limits) is None
+    deaths = Deaths()
+    assert deaths.count(SECOND_NS, 0, limits) == 0
+    assert deaths.count(SECOND_NS, 400_000_000, limits) == 0
+    assert deaths.count(SECOND_NS, 1_300_000_000, limits) == 0  # the first is out of the window
+    assert deaths.count(SECOND_NS, 1_390_000_000, limits) is None
 
 
 def test_endings_in_words() -> None:
