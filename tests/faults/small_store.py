@@ -65,12 +65,21 @@ class SmallStore:
     queue_count: int = 3
     asynchronous: bool = False
     """Dispatch what is appended, not only what is durable."""
+    delay_ms: list[int] = field(default_factory=lambda: DELAYS)
+    rebuild: bool = False
     found: RecoveredStore = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.config
         self.now_ms = BASE_MS
-        self.found = recover(self.disk, config, wall_ms=self.now_ms, pid=7, delay_ms=DELAYS)
+        self.found = recover(
+            self.disk,
+            config,
+            wall_ms=self.now_ms,
+            pid=7,
+            delay_ms=self.delay_ms,
+            rebuild=self.rebuild,
+        )
         log_folder = config.root / commit_log.FOLDER
         self.log = LogFiles(self.disk, log_folder, config.log_file_bytes)
         self.reader = LogReader(self.disk, log_folder, config.log_file_bytes)
@@ -143,7 +152,7 @@ class SmallStore:
         while self.dispatched < limit:
             base = self.log.base_of(self.dispatched)
             view = self.reader.file(base)
-            made = queues.dispatch(view, self.dispatched - base, limit - base, base, rows, DELAYS)
+            made = queues.dispatch(view, self.dispatched - base, limit - base, base, rows, self.delay_ms)
             for row, first, entries in made.runs:
                 self.queue_files.write(*names[row], first, entries)
             if made.keys:
