@@ -1,0 +1,337 @@
+"""A supervisor with the real roles around the store, and pumps in the place of gateways.
+
+A pump sends small messages through its append port as fast as it is answered and keeps a history for the
+checker (`faults.checker`).  Run as a program it is that supervisor: ``python -m process.store_broker '{…}'``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import msgspec
+from faults.checker import Checker, History, Verdict, read
+from process.demo import PROJECT, TESTS, Demo, wait_until
+
+from actormq.actors.mailbox import Sender
+from actormq.actors.roles import PortSpec, RoleSpec, StopStage, broker_roles
+from actormq.actors.runtime import ProcessActor, RoleContext
+from actormq.broker.queue_rows import QueueRows
+from actormq.config import BrokerConfig, CoordinatorConfig, FlushMode, MemoryConfig, StoreConfig
+from actormq.kernels import records
+from actormq.shm.append_port import AppendPort, Completion
+from actormq.shm.positions import Position, RoleCell
+from actormq.shm.tables import TablesReader
+from actormq.store import commit_log, consume_queue
+from actormq.store.commit_log import LogReader
+from actormq.store.consume_queue import QueueReader
+from actormq.store.disk import RealDisk
+
+HOST = bytes([127, 0, 0, 1, 0, 0, 42, 159])
+TOPIC = "load"
+QUEUES = 4
+WINDOW = 64
+"""Messages of one pump that are not yet acknowledged."""
+STORE_ROLES = ("recovery", "writer", "flusher", "dispatcher", "holder", "cleaner")
+FILE_BYTES = 1 << 20
+
+
+class More(msgspec.Struct):
+    """Asks for so many more."""
+
+    messages: int
+
+
+class PumpActor(ProcessActor):
+    """Sends so many messages as the settings say, to all queues in turn, and notes what becomes of them."""
+
+    messages: ClassVar[tuple[type[msgspec.Struct], ...]] = (More,)
+
+    def __init__(self, context: RoleContext) -> None:
+        super().__init__(context)
+        keys = self.config.other_keys
+        name = f"{context.role}.{context.incarnation}"
+        self.name = name
+        self.history = History(Path(keys["histories"]) / name)
+        self.left = int(keys["messages"])
+        self.body_bytes = int(keys["body_bytes"])
+        self.sent = 0
+        self.body = b""
+        self.acknowledged = 0
+        self.under_way: dict[int, tuple[str, int]] = {}
+        self.unflushed: list[tuple[str, int, Completion]] = []
+
+    def on_start(self) -> None:
+        self.positions.set_role(self.context.slot, RoleCell.COUNTER_0, 0)
+        self.append = AppendPort(self.ports["append"], self.context.doorbells["writer"])
+        rows = QueueRows()
+        rows.apply(
+            *TablesReader(self.context.segments["tables"].view, self.positions, self.context.slot).poll()
+        )
+        self.queues = [rows.queues[rows.rows[TOPIC.encode(), number]] for number in range(QUEUES)]
+
+    def on_message(self, message: Any, sender: Sender) -> Any:
+        self.left += message.messages
+        return None
+
+    def on_batch(self) -> bool:
+        done = self.append.completions()
+        for completion in done:
+            message, queue_id = self.under_way.pop(completion.ticket)
+            if completion.status != 0:
+                self.history.fail(message)
+                self.left += 1
+            elif self.config.store.flush is FlushMode.SYNC:
+                self.unflushed.append((message, queue_id, completion))
+            else:
+                self._acknowledge(message, queue_id, completion)
+        return self._take_flushed() | self._send() | bool(done)
+
+    def _take_flushed(self) -> bool:
+        """Acknowledge what is synced, and wish for what is not."""
+        flushed = self.positions.get(Position.FLUSHED)
+        count = 0
+        while count < len(self.unflushed) and self.unflushed[count][2].log_end <= flushed:
+            self._acknowledge(*self.unflushed[count])
+            count += 1
+        del self.unflushed[:count]
+        wish = self.unflushed[0][2].log_end if self.unflushed else 0
+        self.positions.set_role(self.context.slot, RoleCell.WANTED_FLUSHED, wish)
+        return count > 0
+
+    def _acknowledge(self, message: str, queue_id: int, completion: Completion) -> None:
+        self.history.ack(message, f"{TOPIC}:{queue_id}", completion.queue_offset)
+        self.acknowledged += 1
+        self.positions.set_role(self.context.slot, RoleCell.COUNTER_0, self.acknowledged)
+
+    def _send(self) -> bool:
+        sent = 0
+        while self.left > 0 and len(self.under_way) + len(self.unflushed) < WINDOW and self._append_next():
+            sent += 1
+        self.append.flush()
+        return sent > 0
+
+    def _append_next(self) -> bool:
+        """Send the next message; False when the ring is full: it stays the next."""
+        message = f"{self.name}.{self.sent}"
+        queue = self.queues[self.sent % QUEUES]
+        if not self.body:
+            self.body = message.encode() + b" " + os.urandom(self.body_bytes)
+            self.history.send(message, digest(self.body), f"{self.name}:{queue.queue_id}", self.sent)
+        if not self.append.try_append(
+            self.sent + 1, row=queue.row, row_incarnation=queue.incarnation, queue_id=queue.queue_id,
+            topic=TOPIC.encode(), properties=b"KEYS\x01k\x02", body=self.body, flag=0, sys_flag=0,
+            reconsume_times=0, born_timestamp=0, born_host=HOST,
+        ):  # fmt: skip
+            return False
+        self.under_way[self.sent + 1] = (message, queue.queue_id)
+        self.sent += 1
+        self.left -= 1
+        self.body = b""
+        return True
+
+    def drained(self) -> bool:
+        return not self.under_way and not self.unflushed
+
+    def on_stop(self) -> None:
+        self.left = 0
+
+
+def digest(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
+def broker_config(store: Path, flush: FlushMode, pumps: int, **keys: object) -> BrokerConfig:
+    base = BrokerConfig(
+        store=StoreConfig(
+            root=store,
+            log_file_bytes=FILE_BYTES,
+            body_bytes_max=64 * 1024,
+            queue_file_entries=200,
+            index_slots=100,
+            index_entries=400,
+            flush=flush,
+            flush_interval_ms=50,
+            flush_queue_interval_ms=50,
+            flush_thorough_interval_ms=200,
+        ),
+        memory=MemoryConfig(queue_rows_max=256, append_ring_bytes=1 << 20),
+        coordinator=CoordinatorConfig(default_topic_queues=2),
+        other_keys={name: str(value) for name, value in keys.items()},
+    )
+    return replace(base, gateway=replace(base.gateway, count=pumps))
+
+
+def role_specs(config: BrokerConfig) -> list[RoleSpec]:
+    roles = [spec for spec in broker_roles(config) if spec.role in STORE_ROLES]
+    port = PortSpec(
+        kind="append",
+        server="writer",
+        request_bytes=config.memory.append_ring_bytes,
+        completion_bytes=config.memory.completion_ring_bytes,
+    )
+    pumps = [
+        RoleSpec(
+            role=f"gateway-{number}",
+            class_path="process.store_broker:PumpActor",
+            ports=(port,),
+            stop_stage=StopStage.FRONTS,
+        )
+        for number in range(config.gateway.count)
+    ]
+    return roles + pumps
+
+
+class StoreBroker(Demo):
+    """The supervisor's process.
+
+    Args:
+        folder: for the store and the histories.
+        messages: how many each pump sends at first.
+        faults: as in ``ACTORMQ_FAULT``, for the first life of each role.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        flush: FlushMode = FlushMode.ASYNC,
+        pumps: int = 2,
+        messages: int = 500,
+        body_bytes: int = 200,
+        faults: str = "",
+    ) -> None:
+        self.folder = folder
+        self.store = folder / "store"
+        self.histories = folder / "histories"
+        self.histories.mkdir(parents=True, exist_ok=True)
+        (self.store / "config").mkdir(parents=True, exist_ok=True)
+        topic = {"topicName": TOPIC, "readQueueNums": QUEUES, "writeQueueNums": QUEUES}
+        (self.store / "config/topics.json").write_text(json.dumps({"topicConfigTable": {TOPIC: topic}}))
+        super().__init__(self.store, {}, environment={"ACTORMQ_FAULT": faults})
+        self.pumps = [f"gateway-{number}" for number in range(pumps)]
+        self.messages = messages
+        self._request = {
+            "store": str(self.store),
+            "flush": flush.value,
+            "pumps": pumps,
+            "histories": str(self.histories),
+            "messages": messages,
+            "body_bytes": body_bytes,
+            "roles": dict.fromkeys((*STORE_ROLES, *self.pumps), ""),
+        }
+        self.config = broker_config(self.store, flush, pumps)
+
+    def start(self) -> Self:
+        try:
+            return super().start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def begin(self) -> Self:
+        command = [sys.executable, "-m", "process.store_broker", json.dumps(self._request)]
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=self._environment, cwd=PROJECT, stdout=subprocess.PIPE, stderr=log
+            )
+        return self
+
+    def acknowledged(self, pump: str) -> int:
+        """Return how many messages the pump's present incarnation has had acknowledged."""
+        return self.role(pump, RoleCell.COUNTER_0)
+
+    def wait_acknowledged(self, at_least: int, seconds: float = 30.0) -> None:
+        """Wait until every pump has got so far, in its present life."""
+        wait_until(
+            lambda: all(self.acknowledged(pump) >= at_least for pump in self.pumps),
+            f"{at_least} messages of each pump: {self.log[-3000:]}",
+            seconds,
+        )
+
+    def wait_dispatched(self) -> None:
+        wait_until(
+            lambda: self.positions.get(Position.DISPATCHED) == self.positions.get(Position.APPENDED),
+            f"everything is dispatched: {self.log[-3000:]}",
+        )
+
+    def kill_all(self) -> None:
+        """SIGKILL the supervisor; its roles follow."""
+        pids = self.pids()
+        self.process.send_signal(signal.SIGKILL)
+        self.wait()
+        from process.demo import alive
+
+        wait_until(lambda: not any(alive(pid) for pid in pids), "roles end with their supervisor")
+
+    def check(self) -> Verdict:
+        """Read every queue as a consumer would and judge it; the store is at rest."""
+        reader_history = self.histories / "reader"
+        history = History(reader_history)
+        history.session("reader")
+        log = LogReader(RealDisk(), self.store / commit_log.FOLDER, FILE_BYTES)
+        entries = self.config.store.queue_file_entries
+        queues = QueueReader(RealDisk(), self.store / consume_queue.FOLDER, entries)
+        for queue_id in range(QUEUES):
+            for number in range(self.queue_end(queue_id)):
+                log_offset, size, _ = queues.entry(TOPIC, queue_id, number)
+                header = records.decode(log.view(log_offset, size), 0, check_crc=True)
+                assert (header.queue_id, header.queue_offset) == (queue_id, number), "a hole in a queue"
+                body = bytes(log.view(log_offset, size)[header.body_at :][: header.body_size])
+                message = body.split(b" ", 1)[0].decode()
+                history.receive("reader", f"{TOPIC}:{queue_id}", number, message, digest(body))
+        history.expect("reader")
+        history.close()
+        return Checker(again_allowed=False).run(read(path) for path in sorted(self.histories.iterdir()))
+
+    def queue_end(self, queue_id: int) -> int:
+        """Return how many entries lie in the queue's files."""
+        folder = self.store / consume_queue.FOLDER / TOPIC / str(queue_id)
+        data = b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+        sizes = (int.from_bytes(data[at + 8 : at + 12], "big") for at in range(0, len(data), 20))
+        return sum(1 for size in sizes if size)
+
+
+def main(argument: str) -> int:
+    from actormq.actors.supervisor import Supervisor
+    from actormq.errors import ActorMQError
+
+    request = json.loads(argument)
+    config = broker_config(
+        Path(request["store"]),
+        FlushMode(request["flush"]),
+        request["pumps"],
+        histories=request["histories"],
+        messages=request["messages"],
+        body_bytes=request["body_bytes"],
+    )
+
+    def tell(supervisor: Supervisor) -> None:
+        facts = {
+            "run_dir": str(supervisor.run_dir.path),
+            "addresses": supervisor.addresses,
+            "positions": supervisor._segments["positions"].fd,
+            "forkserver": supervisor._forkserver.pid if supervisor._forkserver else 0,
+        }
+        print(json.dumps(facts), flush=True)
+
+    supervisor = Supervisor(config, role_specs(config), store_root=config.store.root, on_ready=tell)
+    try:
+        return supervisor.run()
+    except ActorMQError as error:
+        print(error.remark, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(TESTS)]
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main(sys.argv[1]))
