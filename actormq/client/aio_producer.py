@@ -166,7 +166,7 @@ class AsyncProducer:
         future = collector.collect(topic, message, target)
         if future is None:
             try:
-                async with asyncio.timeout(self.settings.send_timeout_ms / 1000):
+                async with asyncio.timeout(self.settings.window_timeout_ms / 1000):
                     future = await _collect_later(collector, topic, message, target)
             except TimeoutError:
                 raise window_full(self.settings) from None

@@ -136,10 +136,10 @@ class Collector:
 
 
 def window_full(settings: ProducerSettings) -> WindowFull:
-    """Return what to raise when a window stayed full for the send time-out."""
+    """Return what to raise when a window stayed full for `window_timeout_ms`."""
     return WindowFull(
         f"the window of {settings.batch.window_messages} messages or {settings.batch.window_bytes} bytes "
-        f"stayed full for {settings.send_timeout_ms} ms: the broker is slower than this producer"
+        f"stayed full for {settings.window_timeout_ms} ms: the broker is slower than this producer"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Callable, Generator
@@ -80,6 +79,8 @@ class SendFuture:
 
 
 async def _outcome_known(batch: Batch) -> None:
+    import asyncio  # only whoever awaits a future needs it
+
     loop = asyncio.get_running_loop()
     known = asyncio.Event()
 

@@ -292,7 +292,10 @@ class ReceivedMessage:
     def _find_body(self) -> int:
         """Return where the body's length is, in `_data`."""
         if not self._body_at:
-            self._body_at = self._start + 68 + self._hosts_bytes
+            at = self._start + 68 + self._hosts_bytes
+            if at + 4 > self._end:
+                raise PeerError(f"a record of {self.stored_bytes} bytes that ends before its body")
+            self._body_at = at
         return self._body_at
 
     def _find_topic(self) -> tuple[int, int]:
@@ -349,6 +352,8 @@ class ReceivedMessage:
         if self._properties is None:
             at = self._find_topic()[1]
             size = int(_U16.unpack_from(self._data, at)[0])
+            if at + 2 + size > self._end:
+                raise PeerError(f"a record of {self.stored_bytes} bytes with {size} bytes of properties")
             self._properties = decode_properties(self._data[at + 2 : at + 2 + size])
         return self._properties
 

@@ -11,7 +11,6 @@ from actormq.client.procedures import Address
 from actormq.client.settings import ClientSettings
 from actormq.client.tasks import Answer, Loop
 from actormq.client.tcp_link import TcpLink
-from actormq.client.zmq_link import ZmqLink
 from actormq.clock import Clock
 from actormq.errors import ActorMQError, ClientClosed
 from actormq.wire.command import RemotingCommand
@@ -93,10 +92,16 @@ class Network:
     def _link(self, address: Address) -> Link:
         link = self._links.get(address)
         if link is None:
-            kind = ZmqLink if address.startswith("zmq://") else TcpLink
-            link = self._links[address] = kind(address, self._context)
+            link = self._links[address] = self._new_link(address)
             link.open()
         return link
+
+    def _new_link(self, address: Address) -> Link:
+        if not address.startswith("zmq://"):
+            return TcpLink(address, self._context)
+        from actormq.client.zmq_link import ZmqLink  # only clients of zmq:// URLs load ZeroMQ
+
+        return ZmqLink(address, self._context)
 
     def open_addresses(self) -> list[Address]:
         """Return where a connection stands."""

@@ -194,7 +194,7 @@ class Producer:
         are stored in the order in which they were sent.  Blocks only while the window is full.
 
         Raises:
-            WindowFull: it stayed full for the send time-out.
+            WindowFull: it stayed full for `window_timeout_ms`.
             RouteNotFound (only with `key` or a function), MessageRejected, ClientClosed.
         """
         self._require_running()
@@ -216,7 +216,7 @@ class Producer:
 
     def _collect_later(self, topic: str, message: Message, target: MessageQueue | None) -> SendFuture:
         self._client.require_other_thread()
-        deadline = time.monotonic() + self.settings.send_timeout_ms / 1000
+        deadline = time.monotonic() + self.settings.window_timeout_ms / 1000
         while True:
             left_s = deadline - time.monotonic()
             if left_s <= 0 or not self._collector.wait_for_room(message, left_s):

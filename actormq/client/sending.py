@@ -203,11 +203,11 @@ class Sender:
         stored: Stored | None = None
         failed_broker: str | None = None
         for attempt in range(1 + self.settings.retries):
-            if failures:
-                await Pause(min(self.settings.retry_pause_ms << attempt - 1, self._left_ms(deadline_ns)))
-            left_ms = self._left_ms(deadline_ns)
-            if left_ms <= 0:
+            pause_ms = self.settings.retry_pause_ms << attempt - 1 if failures else 0
+            if self._left_ms(deadline_ns) <= pause_ms:
                 break
+            if pause_ms:
+                await Pause(pause_ms)
             try:
                 queues = await self.directory.publish_queues(topic, self.settings.queues_wanted)
                 queue = self._choose(queues, choose, failed_broker)

@@ -134,12 +134,14 @@ class ProducerSettings:
     retry_codes: frozenset[int] = RETRYABLE_CODES
     compress_from_bytes: int = 4_096
     body_bytes_max: int = BODY_BYTES_MAX
+    window_timeout_ms: int = 3_000
+    """How long `send_async` waits for room in the window."""
     queues_wanted: int = 4
     """For topics that the broker creates on demand."""
     batch: BatchLimits = field(default_factory=BatchLimits)
 
     def __post_init__(self) -> None:
-        _check(self.send_timeout_ms > 0, "send_timeout_ms is at least 1")
+        _check(min(self.send_timeout_ms, self.window_timeout_ms) > 0, "time-outs are at least 1 ms")
         _check(0 <= self.retries <= 100 and self.retry_pause_ms >= 0, "retries are 0 to 100")
         _check(self.compress_from_bytes > 0, "compress_from_bytes is at least 1")
         _check(1 <= self.queues_wanted <= 1_024, "queues_wanted is 1 to 1024")

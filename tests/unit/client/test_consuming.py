@@ -609,6 +609,20 @@ def test_offsets_can_be_reset_by_an_administrator(world: World) -> None:
     assert world.bodies()[10:] == sent[7:]
 
 
+def test_a_reset_while_a_listener_is_at_work_repeats_everything_in_order() -> None:
+    """What the listener says of the old window does not count in the new one."""
+    world = World(queues=1)
+    sent = world.put(10)
+    client = world.client()
+    client.consumer("g", world.listen, orderly=True, takes_ms=100, **FIRST)
+    world.wait_for(3)
+    world.loop.run_for(50)
+    table = json.dumps({"offsetTable": [{**queue_json(MessageQueue("orders", "broker-a", 0)), "offset": 0}]})
+    ask_client(client, 220, {"topic": "orders", "group": "g"}, table)
+    world.wait_for(14)
+    assert world.bodies() == sent[:4] + sent
+
+
 def test_offsets_and_state_can_be_asked_for(world: World) -> None:
     client = world.client()
     client.consumer("g", world.listen, **FIRST)

@@ -1,0 +1,576 @@
+"""Producers and consumers of both faces over both transports, against a fake broker on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from unit.client.fake_server import FakeServer, serving
+
+from actormq.client import (
+    BatchLimits,
+    Client,
+    ClientSettings,
+    Consumer,
+    ConsumerSettings,
+    Message,
+    MessageQueue,
+    Producer,
+    ProducerSettings,
+    ReceivedMessage,
+    RetryLater,
+    SendFuture,
+    StartFrom,
+    connect,
+    connect_sync,
+)
+from actormq.client.aio_consumer import AsyncConsumer
+from actormq.client.aio_producer import AsyncProducer
+from actormq.errors import (
+    ClientClosed,
+    ConfigError,
+    ConnectFailed,
+    MessageRejected,
+    RequestTimeout,
+    SendFailed,
+    WindowFull,
+)
+from actormq.wire.codes import RequestCode
+
+FIRST = ConsumerSettings(start_from=StartFrom.FIRST)
+SECONDS = 10.0
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with serving() as one:
+        one.cluster.create("orders")
+        yield one
+
+
+@pytest.fixture(params=["rocketmq", "zmq"])
+def url(request: pytest.FixtureRequest, server: FakeServer) -> str:
+    return f"{request.param}://{server.tcp if request.param == 'rocketmq' else server.zmq}"
+
+
+class Box:
+    """What listeners got."""
+
+    def __init__(self) -> None:
+        self.messages: list[ReceivedMessage] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, message: ReceivedMessage) -> None:
+        with self._changed:
+            self.messages.append(message)
+            self._changed.notify_all()
+
+    def wait(self, count: int) -> list[bytes]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.messages) >= count, SECONDS), len(self.messages)
+            return [message.body for message in self.messages]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    tick = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        tick.wait(0.005)
+
+
+# --- the synchronous face ----------------------------------------------------------------------------
+
+
+def test_every_way_of_sending_reaches_a_listener(server: FakeServer, url: str) -> None:
+    box = Box()
+    with Producer(url, "p") as producer, Consumer(url, "g", settings=FIRST) as consumer:
+        consumer.subscribe("orders", "paid || new", box)
+        result = producer.send("orders", b"sync", tags="paid", keys=["42"])
+        assert result.queue.topic == "orders"
+        future = producer.send_async("orders", b"async", tags="new")
+        assert future.result(SECONDS).queue.topic == "orders"
+        results = producer.send_batch(
+            "orders", [Message(b"batch-1", tags="paid"), Message(b"batch-2", tags="no")]
+        )
+        assert results[1].queue_offset == results[0].queue_offset + 1
+        producer.send_oneway("orders", b"oneway", tags="paid")
+        assert sorted(box.wait(4)) == [b"async", b"batch-1", b"oneway", b"sync"]
+        assert {message.tags for message in box.messages} == {"paid", "new"}
+        assert next(one for one in box.messages if one.body == b"sync").keys == ["42"]
+
+
+def test_over_which_door(server: FakeServer, url: str) -> None:
+    """A zmq URL leads to the broker's ROUTER, a rocketmq URL to its TCP port."""
+    with Producer(url) as producer:
+        producer.send("orders", b"x")
+    sends = {where for where, command in server.cluster.asked if command.code == RequestCode.SEND_MESSAGE_V2}
+    assert sends == {server.zmq if url.startswith("zmq") else server.tcp}
+
+
+def test_messages_with_a_key_are_stored_in_order(server: FakeServer, url: str) -> None:
+    settings = ProducerSettings(batch=BatchLimits(batch_messages=7))
+    with Producer(url, settings=settings) as producer:
+        futures = [producer.send_async("orders", b"%03d" % index, key="customer") for index in range(200)]
+        producer.flush()
+        offsets = [future.result(0).queue_offset for future in futures]
+        assert offsets == list(range(200))
+        assert len({future.result(0).queue for future in futures}) == 1
+
+
+def test_a_named_queue(server: FakeServer, url: str) -> None:
+    with Producer(url) as producer:
+        queue = producer.queues("orders")[2]
+        assert producer.send("orders", b"x", queue=queue).queue == queue
+        assert producer.send("orders", b"x", queue=lambda queues: queues[1]).queue.queue_id == 1
+        assert producer.send_async("orders", b"x", queue=queue).result(SECONDS).queue == queue
+
+
+def test_a_lost_connection_is_repaired_without_the_caller_noticing(server: FakeServer) -> None:
+    with Producer(f"rocketmq://{server.tcp}") as producer:
+        producer.send("orders", b"1")
+        server.drop_on.add(RequestCode.SEND_MESSAGE_V2)
+        producer.send("orders", b"2")
+        assert len(server.cluster.bodies("orders")) // 2 == 2
+
+
+def test_a_consumer_goes_on_after_its_connection_was_lost(server: FakeServer) -> None:
+    box = Box()
+    with Consumer(f"rocketmq://{server.tcp}", "g", settings=FIRST) as consumer:
+        consumer.subscribe("orders", "*", box)
+        with Producer(f"rocketmq://{server.tcp}") as producer:
+            producer.send("orders", b"1")
+            box.wait(1)
+            server.drop_connections()
+            producer.send("orders", b"2")
+            assert box.wait(2) == [b"1", b"2"]
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    settings = ProducerSettings(retries=1, retry_pause_ms=1)
+    for scheme in ("rocketmq", "zmq"):
+        with Producer(f"{scheme}://127.0.0.1:{port}", settings=settings) as producer:
+            began = time.monotonic()
+            with pytest.raises(SendFailed, match="is one running there"):
+                producer.send("orders", b"x")
+            assert time.monotonic() - began < 2.5, "refused, not timed out"
+
+
+def test_a_name_that_does_not_exist() -> None:
+    settings = ProducerSettings(retries=0)
+    with (
+        Producer("rocketmq://no-such-host.invalid:9876", settings=settings) as producer,
+        pytest.raises(SendFailed, match="cannot be resolved"),
+    ):
+        producer.send("orders", b"x")
+
+
+def test_a_name_instead_of_an_address(server: FakeServer) -> None:
+    with Producer(f"rocketmq://localhost:{server.tcp.rpartition(':')[2]}") as producer:
+        producer.send("orders", b"x")
+
+
+def test_somebody_who_does_not_speak_the_protocol_at_all() -> None:
+    """Connections to it time out or break; the error says so and the client lives on."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def talk() -> None:
+        try:
+            while True:
+                connection, _ = listener.accept()
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        except OSError:
+            return
+
+    thread = threading.Thread(target=talk, daemon=True)
+    thread.start()
+    port = listener.getsockname()[1]
+    settings = ProducerSettings(retries=0)
+    with (
+        Producer(f"rocketmq://127.0.0.1:{port}", settings=settings) as producer,
+        pytest.raises(SendFailed, match="no frame"),
+    ):
+        producer.send("orders", b"x")
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(SECONDS)
+
+
+def test_a_silent_server_is_given_up(server: FakeServer, url: str) -> None:
+    server.cluster.silent.add(RequestCode.SEND_MESSAGE_V2)
+    with Producer(url) as producer:
+        with pytest.raises(SendFailed) as caught:
+            producer.send("orders", b"x", timeout_ms=300)
+        assert isinstance(caught.value.failures[0], RequestTimeout)
+        server.cluster.silent.clear()
+        producer.send("orders", b"y")
+
+
+def test_a_full_window_blocks_and_then_says_so(server: FakeServer, url: str) -> None:
+    limits = BatchLimits(batch_messages=1, window_messages=2, in_flight_per_topic=1)
+    settings = ProducerSettings(send_timeout_ms=400, window_timeout_ms=50, retries=0, batch=limits)
+    with Producer(url, settings=settings) as producer:
+        for future in [producer.send_async("orders", b"x") for _ in range(20)]:
+            assert future.result(SECONDS)
+        server.cluster.silent.add(RequestCode.SEND_MESSAGE_V2)
+        futures = [producer.send_async("orders", b"x") for _ in range(2)]
+        with pytest.raises(WindowFull, match="slower than this producer"):
+            producer.send_async("orders", b"x")
+        assert isinstance(futures[0].exception(SECONDS), SendFailed)
+
+
+def test_callbacks_run_in_the_clients_thread_and_must_not_block_it(server: FakeServer, url: str) -> None:
+    seen: list[object] = []
+    finished = threading.Event()
+    with Producer(url) as producer:
+
+        def callback(future: SendFuture) -> None:
+            seen.append(future.result(0).queue.topic)
+            try:
+                producer.send("orders", b"no")
+            except RuntimeError as error:
+                seen.append(str(error))
+            finished.set()
+
+        producer.send_async("orders", b"x").add_done_callback(callback)
+        assert finished.wait(SECONDS)
+    assert seen[0] == "orders"
+    assert "must not block" in str(seen[1])
+
+
+def test_closing_sends_what_waits(server: FakeServer, url: str) -> None:
+    settings = ProducerSettings(batch=BatchLimits(linger_ms=60_000))
+    with Producer(url, settings=settings) as producer:
+        futures = [producer.send_async("orders", b"x") for _ in range(10)]
+    assert all(future.result(0) for future in futures)
+    with pytest.raises(ClientClosed, match="closed"):
+        producer.send("orders", b"x")
+    with pytest.raises(ClientClosed):
+        producer.start()
+
+
+def test_a_producer_must_be_started(server: FakeServer, url: str) -> None:
+    with pytest.raises(ClientClosed, match="with"):
+        Producer(url).send("orders", b"x")
+
+
+def test_closing_leaves_no_thread_and_no_connection(server: FakeServer, url: str) -> None:
+    before = set(threading.enumerate())
+    box = Box()
+    with connect_sync(url) as client:
+        client.producer("p").send("orders", b"x")
+        client.consumer("g", settings=FIRST).subscribe("orders", "*", box)
+        box.wait(1)
+    left = [one for one in set(threading.enumerate()) - before if "actormq" in one.name]
+    assert left == []
+    assert server.cluster.broker().members["g"] == {}, "it said good-bye"
+
+
+def test_offsets_are_saved_on_closing(server: FakeServer, url: str) -> None:
+    box = Box()
+    with Producer(url) as producer:
+        for _ in range(10):
+            producer.send("orders", b"x", key="k")
+        with Consumer(url, "g", settings=FIRST) as consumer:
+            consumer.subscribe("orders", "*", box)
+            box.wait(10)
+        assert max(server.cluster.broker().offsets.values()) == 10
+        producer.send("orders", b"later", key="k")
+        with Consumer(url, "g", settings=FIRST) as consumer:
+            consumer.subscribe("orders", "*", box)
+            assert box.wait(11)[10:] == [b"later"]
+
+
+def test_closing_waits_for_the_listener_that_runs(server: FakeServer, url: str) -> None:
+    began, may_end = threading.Event(), threading.Event()
+    done: list[bytes] = []
+
+    def listener(message: ReceivedMessage) -> None:
+        began.set()
+        assert may_end.wait(SECONDS)
+        done.append(message.body)
+
+    with Producer(url) as producer:
+        producer.send("orders", b"x")
+    consumer = Consumer(url, "g", settings=FIRST).start()
+    consumer.subscribe("orders", "*", listener)
+    assert began.wait(SECONDS)
+    closing = threading.Thread(target=consumer.close)
+    closing.start()
+    may_end.set()
+    closing.join(SECONDS)
+    assert done == [b"x"]
+    assert 1 in server.cluster.broker().offsets.values()
+
+
+def test_slow_listeners_run_side_by_side(server: FakeServer, url: str) -> None:
+    """All messages of one pull are in listeners at the same time, up to the number of workers."""
+    barrier, box = threading.Barrier(8), Box()
+
+    def listener(message: ReceivedMessage) -> None:
+        barrier.wait(SECONDS)
+        box(message)
+
+    for index in range(8):
+        server.cluster.put("orders", b"%d" % index, queue_id=0)
+    settings = ConsumerSettings(start_from=StartFrom.FIRST, workers=8)
+    with Consumer(url, "g", settings=settings) as consumer:
+        consumer.subscribe("orders", "*", listener)
+        box.wait(8)
+    assert server.cluster.broker().offsets["g", "orders", 0] == 8
+    assert not barrier.broken
+
+
+def test_an_orderly_consumer_sees_each_queue_in_order(server: FakeServer, url: str) -> None:
+    box = Box()
+    failed: list[bytes] = []
+
+    def listener(message: ReceivedMessage) -> None:
+        if message.body == b"050" and not failed:
+            failed.append(message.body)
+            raise ValueError("once")
+        box(message)
+
+    settings = ConsumerSettings(start_from=StartFrom.FIRST, orderly=True, suspend_queue_ms=10)
+    with Producer(url) as producer, Consumer(url, "g", settings=settings) as consumer:
+        for index in range(100):
+            producer.send_async("orders", b"%03d" % index, key="k")
+        consumer.subscribe("orders", "*", listener)
+        assert box.wait(100) == [b"%03d" % index for index in range(100)]
+        assert failed
+
+
+def test_two_consumers_share_and_one_takes_over(server: FakeServer, url: str) -> None:
+    boxes = [Box(), Box()]
+    consumers = [Consumer(url, "g", settings=FIRST).start() for _ in boxes]
+    try:
+        for consumer, box in zip(consumers, boxes, strict=True):
+            consumer.subscribe("orders", "*", box)
+        wait_until(lambda: [sum(q.topic == "orders" for q in c.queues()) for c in consumers] == [2, 2])
+        consumers[0].close()
+        wait_until(lambda: sum(queue.topic == "orders" for queue in consumers[1].queues()) == 4)
+    finally:
+        for consumer in consumers:
+            consumer.close()
+
+
+def test_a_stream_of_messages(server: FakeServer, url: str) -> None:
+    """Each is settled by whoever took it; what failed comes back, what was not settled is not committed."""
+    for index in range(4):
+        server.cluster.put("orders", b"%d" % index, queue_id=0)
+    got: list[bytes] = []
+    with Consumer(url, "g", settings=FIRST) as consumer:
+        for delivered in consumer.stream("orders"):
+            with delivered.process():
+                got.append(delivered.body)
+                if len(got) == 2:
+                    raise RetryLater
+            if len(got) == 5:
+                break
+    assert got == [b"0", b"1", b"2", b"3", b"1"]
+    assert server.cluster.broker().offsets["g", "orders", 0] == 4
+    server.cluster.put("orders", b"unsettled", queue_id=0)
+    with Consumer(url, "g") as consumer:
+        next(consumer.stream("orders"))
+    assert server.cluster.broker().offsets["g", "orders", 0] == 4
+
+
+def test_the_short_way(server: FakeServer, url: str) -> None:
+    with connect_sync(url) as mq:
+        mq.send("orders", b"x", tags="a")
+        for message in mq.consume("orders", "g", settings=FIRST):
+            with message.process():
+                assert (message.body, message.tags, message.topic) == (b"x", "a", "orders")
+            break
+
+
+def test_an_exception_in_a_stream_goes_on_and_the_message_comes_again(server: FakeServer, url: str) -> None:
+    server.cluster.put("orders", b"x")
+    with Consumer(url, "g", settings=FIRST) as consumer:
+        stream = consumer.stream("orders")
+        with pytest.raises(ZeroDivisionError), next(stream).process():
+            _ = 1 / 0
+        again = next(stream)
+        assert again.message.reconsume_times == 1
+
+
+def test_mistakes_are_told_at_once(server: FakeServer, url: str) -> None:
+    async def coroutine(message: ReceivedMessage) -> None: ...
+
+    with Consumer(url, "g") as consumer:
+        with pytest.raises(ConfigError, match="listener"):
+            consumer.subscribe("orders")
+        with pytest.raises(ConfigError, match="AsyncConsumer"):
+            consumer.subscribe("orders", "*", coroutine)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError):
+            consumer.subscribe("orders", "||", Box())
+    with pytest.raises(ClientClosed):
+        consumer.subscribe("orders", "*", Box())
+    orderly = Consumer(url, "o", settings=ConsumerSettings(orderly=True))
+    with pytest.raises(ConfigError, match="orderly"):
+        orderly.stream("orders")
+    with Producer(url) as producer:
+        for body in (b"", "text", b"x" * (4 * 1024 * 1024 + 1)):
+            with pytest.raises(MessageRejected):
+                producer.send("orders", body)  # type: ignore[arg-type]
+    with Client(url) as client:
+        client.consumer("g")
+        with pytest.raises(ConfigError, match="already"):
+            client.consumer("g")
+
+
+# --- the asyncio face --------------------------------------------------------------------------------
+
+
+async def async_box(into: list[bytes], count: int) -> None:
+    async with asyncio.timeout(SECONDS):
+        while len(into) < count:
+            await asyncio.sleep(0.005)
+
+
+def test_asyncio_every_way_of_sending(server: FakeServer, url: str) -> None:
+    got: list[bytes] = []
+
+    async def listener(message: ReceivedMessage) -> None:
+        await asyncio.sleep(0)
+        got.append(message.body)
+
+    async def main() -> None:
+        async with AsyncProducer(url, "p") as producer, AsyncConsumer(url, "g", settings=FIRST) as consumer:
+            consumer.subscribe("orders", "paid", listener)
+            await producer.send("orders", b"send", tags="paid")
+            futures = [
+                await producer.send_async("orders", b"async-%d" % i, tags="paid", key="k") for i in range(50)
+            ]
+            results = await asyncio.gather(*(asyncio.ensure_future(wait(one)) for one in futures))
+            assert [result.queue_offset for result in results] == sorted(r.queue_offset for r in results)
+            await producer.send_batch("orders", [Message(b"batch", tags="paid"), b"untagged"])
+            await producer.send_oneway("orders", b"oneway", tags="paid")
+            await async_box(got, 53)
+
+    async def wait(future: SendFuture) -> object:
+        return await future
+
+    asyncio.run(main())
+    assert sorted(got) == sorted([b"send", b"batch", b"oneway", *(b"async-%d" % i for i in range(50))])
+
+
+def test_asyncio_listeners_run_side_by_side_and_orderly_ones_do_not(server: FakeServer, url: str) -> None:
+    at_once = {"most": 0, "now": 0}
+    got: list[bytes] = []
+
+    async def listener(message: ReceivedMessage) -> None:
+        at_once["now"] += 1
+        at_once["most"] = max(at_once["most"], at_once["now"])
+        await asyncio.sleep(0.01)
+        at_once["now"] -= 1
+        if message.body == b"3" and b"3" not in got and message.reconsume_times == 0:
+            raise ValueError("once")
+        got.append(message.body)
+
+    async def main(group: str, orderly: bool) -> None:
+        settings = ConsumerSettings(
+            start_from=StartFrom.FIRST, orderly=orderly, workers=6, suspend_queue_ms=10
+        )
+        async with AsyncConsumer(url, group, settings=settings) as consumer:
+            consumer.subscribe("orders", "*", listener)
+            await async_box(got, 10)
+
+    for index in range(10):
+        server.cluster.put("orders", b"%d" % index, queue_id=0)
+    asyncio.run(main("g", orderly=False))
+    assert at_once["most"] == 6
+    got.clear()
+    at_once.update(most=0, now=0)
+    asyncio.run(main("o", orderly=True))
+    assert got == [b"%d" % index for index in range(10)]
+    assert at_once["most"] == 1
+
+
+def test_asyncio_streams_and_the_short_way(server: FakeServer, url: str) -> None:
+    async def main() -> list[bytes]:
+        got = []
+        async with connect(url) as mq:
+            for index in range(5):
+                await mq.send("orders", b"%d" % index, key="k")
+            async for message in mq.consume("orders", group="billing", settings=FIRST):
+                async with message.process():
+                    got.append(message.body)
+                if len(got) == 5:
+                    break
+        return got
+
+    assert asyncio.run(main()) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_asyncio_cancelling_a_send_leaves_the_client_usable(server: FakeServer, url: str) -> None:
+    async def main() -> None:
+        async with AsyncProducer(url) as producer:
+            await producer.send("orders", b"1")
+            server.cluster.silent.add(RequestCode.SEND_MESSAGE_V2)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(producer.send("orders", b"2"), 0.1)
+            server.cluster.silent.clear()
+            await producer.send("orders", b"3")
+
+    asyncio.run(main())
+
+
+def test_asyncio_a_full_window(server: FakeServer, url: str) -> None:
+    limits = BatchLimits(batch_messages=1, window_messages=2, in_flight_per_topic=1)
+
+    async def main() -> None:
+        settings = ProducerSettings(send_timeout_ms=400, window_timeout_ms=50, retries=0, batch=limits)
+        async with AsyncProducer(url, settings=settings) as producer:
+            futures = [await producer.send_async("orders", b"%d" % index) for index in range(20)]
+            assert [(await future).queue.topic for future in futures] == ["orders"] * 20
+            server.cluster.silent.add(RequestCode.SEND_MESSAGE_V2)
+            late = [await producer.send_async("orders", b"x") for _ in range(2)]
+            with pytest.raises(WindowFull):
+                await producer.send_async("orders", b"x")
+            with pytest.raises(SendFailed):
+                await late[0]
+
+    asyncio.run(main())
+
+
+def test_asyncio_closing_twice_and_using_after(server: FakeServer, url: str) -> None:
+    async def main() -> None:
+        client = connect(url)
+        with pytest.raises(ClientClosed):
+            _ = client.session
+        async with client:
+            producer = await client.producer()
+            consumer = await client.consumer("g")
+        await client.close()
+        for call in (producer.send("orders", b"x"), client.send("orders", b"x"), consumer.start()):
+            with pytest.raises(ClientClosed):
+                await call
+
+    asyncio.run(main())
+
+
+def test_a_refused_connection_is_connect_failed(server: FakeServer) -> None:
+    """Both transports tell at once, with the address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    async def main(scheme: str) -> None:
+        async with AsyncProducer(
+            f"{scheme}://127.0.0.1:{port}", settings=ProducerSettings(retries=0)
+        ) as producer:
+            with pytest.raises(SendFailed) as caught:
+                await producer.send("orders", b"x")
+            assert str(port) in str(caught.value)
+
+    for scheme in ("rocketmq", "zmq"):
+        asyncio.run(main(scheme))
+    assert issubclass(ConnectFailed, Exception)
+    assert ClientSettings().connect_timeout_ms == 3_000
+    assert MessageQueue("t", "b", 0).queue_id == 0
