@@ -18,6 +18,10 @@ SHORT_LIFE_NS = 200 * _NS_PER_MS
 """Who dies sooner after it began to serve has not recovered: the next restart waits longer."""
 
 
+KILLED_EARLY_NS = 50 * _NS_PER_MS
+"""A SIGKILL sooner than this may be the system's answer to what the role does (no memory)."""
+
+
 class Phase(Enum):
     """Where a role's process is."""
 
@@ -43,11 +47,20 @@ class Deaths:
         self._deaths_ns: list[int] = []
         self._short_lives = 0
 
-    def count(self, lived_ns: int, now_ns: int, limits: SupervisorConfig) -> int | None:
+    def count(
+        self, lived_ns: int, now_ns: int, limits: SupervisorConfig, *, from_outside: bool
+    ) -> int | None:
         """Return how many ms to wait before the next start, None when it dies too often.
 
         Too often: so many times within the window, or so many times in a row without having recovered.
+
+        Args:
+            lived_ns: how long it served.
+            from_outside: somebody killed it; unless that hits it as soon as it serves, it says nothing of it.
         """
+        if from_outside and lived_ns >= KILLED_EARLY_NS:
+            self._short_lives = 0
+            return 0
         self._short_lives = self._short_lives + 1 if lived_ns < SHORT_LIFE_NS else 0
         window_ns = limits.crash_loop_window_ms * _NS_PER_MS
         self._deaths_ns = [death for death in self._deaths_ns if now_ns - death < window_ns] + [now_ns]
@@ -115,6 +128,11 @@ class Child:
             name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
             return f"was killed by {name}"
         return f"exited with status {os.WEXITSTATUS(self.status)}"
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether SIGKILL ended it: that comes from outside."""
+        return self.status is not None and os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == 9
 
     @property
     def exit_status(self) -> int | None:

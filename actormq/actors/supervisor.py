@@ -240,6 +240,7 @@ class Supervisor:
 
     def _watch_forkserver(self) -> None:
         assert self._forkserver is not None
+        self._forkserver_since_ns = time.monotonic_ns()
         self._fork_line = control.Line(self._forkserver.socket, control.FromForkserver)
         self._watch_line(self._fork_line, self._on_forkserver)
 
@@ -481,10 +482,11 @@ class Supervisor:
             return
         now_ns = time.monotonic_ns()
         lived_ns = now_ns - child.running_since_ns if phase is Phase.RUNNING else 0
-        delay_ms = child.deaths.count(lived_ns, now_ns, self.config.supervisor)
+        limits = self.config.supervisor
+        delay_ms = child.deaths.count(lived_ns, now_ns, limits, from_outside=child.was_killed)
         child.phase = Phase.NONE
         if delay_ms is None:
-            times = self.config.supervisor.crash_loop_restarts
+            times = limits.crash_loop_restarts
             sentence = f"{child.role} died {times} times in a row, at last it {child.ending()}: giving up"
             self._give_up(sentence, EXIT_CRASH_LOOP)
             return
@@ -535,8 +537,10 @@ class Supervisor:
             self._loop.unwatch(self._fork_line.fileno())
             return
         self._end_forkserver()
-        pause_ms = self._forkserver_deaths.count(0, time.monotonic_ns(), self.config.supervisor)
-        if pause_ms is None:
+        now_ns = time.monotonic_ns()
+        lived_ns = now_ns - self._forkserver_since_ns
+        limits = self.config.supervisor
+        if self._forkserver_deaths.count(lived_ns, now_ns, limits, from_outside=False) is None:
             self._give_up("the forkserver died again and again: giving up", EXIT_CRASH_LOOP)
             return
         self.log.error("the forkserver died; starting another one")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from actormq.actors import rundir as rundir_module
-from actormq.actors.child import SHORT_LIFE_NS, Child, Deaths
+from actormq.actors.child import KILLED_EARLY_NS, SHORT_LIFE_NS, Child, Deaths
 from actormq.actors.listeners import Listeners
 from actormq.actors.roles import Front, RoleSpec, StopStage, broker_roles, settle
 from actormq.actors.rundir import RunDir, prefix_of
@@ -34,27 +34,46 @@ def test_first_restart_is_immediate_and_the_next_wait_longer() -> None:
     """Deaths before it recovered: 0, then doubling from the back-off to its maximum."""
     limits = SupervisorConfig(restart_backoff_ms=20, restart_backoff_max_ms=100, crash_loop_restarts=9)
     deaths = Deaths()
-    pauses = [deaths.count(0, number * 60 * SECOND_NS, limits) for number in range(8)]
+    pauses = [deaths.count(0, number * 60 * SECOND_NS, limits, from_outside=False) for number in range(8)]
     assert pauses == [0, 20, 40, 80, 100, 100, 100, 100]
-    assert deaths.count(0, 9 * 60 * SECOND_NS, limits) is None
+    assert deaths.count(0, 9 * 60 * SECOND_NS, limits, from_outside=False) is None
 
 
-def test_life_that_recovered_starts_the_count_again() -> None:
-    """Kills of a healthy role never add up to a crash loop, and never slow its restart."""
+@pytest.mark.parametrize("lived_ns", [KILLED_EARLY_NS, SHORT_LIFE_NS, 60 * SECOND_NS])
+def test_kills_from_outside_never_add_up(lived_ns: int) -> None:
+    """However often a role that serves is killed: never a crash loop, never a slower restart."""
     limits = SupervisorConfig()
     deaths = Deaths()
     for number in range(200):
-        assert deaths.count(SHORT_LIFE_NS, number * SECOND_NS, limits) == 0
+        assert deaths.count(lived_ns, number, limits, from_outside=True) == 0
+
+
+def test_kills_at_birth_add_up() -> None:
+    """Killed as soon as it serves, again and again: the system has a reason, and restarts must slow down."""
+    limits = SupervisorConfig(crash_loop_restarts=3)
+    deaths = Deaths()
+    pauses = [deaths.count(KILLED_EARLY_NS - 1, number, limits, from_outside=True) for number in range(3)]
+    assert pauses == [0, 20, None]
+
+
+def test_life_that_recovered_starts_the_count_again() -> None:
+    """Bugs met now and then by a role that had recovered do not slow its restart."""
+    limits = SupervisorConfig()
+    deaths = Deaths()
+    for number in range(200):
+        assert deaths.count(SHORT_LIFE_NS, number * SECOND_NS, limits, from_outside=False) == 0
 
 
 def test_too_many_deaths_in_the_window() -> None:
     """However long each lived: so many within the window is a crash loop."""
     limits = SupervisorConfig(crash_loop_restarts=3, crash_loop_window_ms=1_000)
     deaths = Deaths()
-    assert deaths.count(SECOND_NS, 0, limits) == 0
-    assert deaths.count(SECOND_NS, 400_000_000, limits) == 0
-    assert deaths.count(SECOND_NS, 1_300_000_000, limits) == 0  # the first is out of the window
-    assert deaths.count(SECOND_NS, 1_390_000_000, limits) is None
+    pauses = [
+        deaths.count(SECOND_NS, now_ns, limits, from_outside=False)
+        # the first is out of the window when the third comes
+        for now_ns in (0, 400_000_000, 1_300_000_000, 1_390_000_000)
+    ]
+    assert pauses == [0, 0, 0, None]
 
 
 def test_endings_in_words() -> None:
@@ -63,6 +82,7 @@ def test_endings_in_words() -> None:
     role.status = 9
     assert role.ending() == "was killed by SIGKILL"
     assert role.exit_status is None
+    assert role.was_killed
     role.status = 70 << 8
     assert role.ending() == "exited with status 70"
     assert role.exit_status == 70
