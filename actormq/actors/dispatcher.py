@@ -246,6 +246,7 @@ class DispatcherActor(ProcessActor):
             if not self._arrived.try_push(struct.pack(f"<{len(rows)}I", *rows)):
                 self._overflow()
                 return
+        faults.point("dispatcher.holder-unrung")
         self.context.doorbells["holder"].ring()
 
     def _overflow(self) -> None:

@@ -58,7 +58,7 @@ class PumpActor(ProcessActor):
     def __init__(self, context: RoleContext) -> None:
         super().__init__(context)
         keys = self.config.other_keys
-        name = f"{context.role}.{context.incarnation}"
+        name = f"{context.role}.{context.incarnation}.{os.getpid()}"
         self.name = name
         self.history = History(Path(keys["histories"]) / name)
         self.left = int(keys["messages"])
@@ -257,6 +257,13 @@ class StoreBroker(Demo):
             seconds,
         )
 
+    def wait_flow(self, appended: int) -> None:
+        """Wait until messages have been stored behind `appended`."""
+        wait_until(
+            lambda: self.positions.get(Position.APPENDED) > appended,
+            f"messages flow again: {self.log[-3000:]}",
+        )
+
     def wait_dispatched(self) -> None:
         wait_until(
             lambda: self.positions.get(Position.DISPATCHED) == self.positions.get(Position.APPENDED),
@@ -275,6 +282,7 @@ class StoreBroker(Demo):
     def check(self) -> Verdict:
         """Read every queue as a consumer would and judge it; the store is at rest."""
         reader_history = self.histories / "reader"
+        reader_history.unlink(missing_ok=True)
         history = History(reader_history)
         history.session("reader")
         log = LogReader(RealDisk(), self.store / commit_log.FOLDER, FILE_BYTES)
