@@ -21,6 +21,18 @@ cdef inline Py_ssize_t find_byte(const unsigned char *data, Py_ssize_t at, Py_ss
     found = memchr(data + at, value, end - at)
     return end if found == NULL else <const unsigned char *>found - data
 
+cdef inline unsigned int wrap(unsigned int value) noexcept:
+    return value
+
+cdef inline int signed(unsigned int value) noexcept:
+    return <int>value
+
+cdef inline int index_hash(unsigned int value) noexcept:
+    # The smallest number has no absolute value: RocketMQ takes 0.
+    if <int>value >= 0:
+        return <int>value
+    return 0 if value == 0x80000000u else <int>(0u - value)
+
 cdef inline bint equal_bytes(
         const unsigned char *data, Py_ssize_t at, const unsigned char *other, Py_ssize_t other_at,
         Py_ssize_t size) noexcept:
@@ -46,10 +58,9 @@ cdef inline void append_entry(bytearray entries, long long log_offset, int size,
     store_i32(out, 8, size)
     store_i64(out, 12, code)
 
-@cython.locals(value=cython.uint, end=cython.Py_ssize_t, position=cython.Py_ssize_t)
+@cython.locals(value=cython.uint, end=cython.Py_ssize_t, position=cython.Py_ssize_t, units=bytes, high=cython.uint,
+               low=cython.uint)
 cdef unsigned int hash_text(const unsigned char *data, Py_ssize_t at, Py_ssize_t size, unsigned int seed) except? 7
-cdef int signed(unsigned int value) noexcept
-cdef int index_hash(unsigned int value) noexcept
 @cython.locals(item_end=cython.Py_ssize_t, value_at=cython.Py_ssize_t, key_size=cython.Py_ssize_t, which=cython.int,
                name=cython.int)
 cdef void find_properties(const unsigned char *data, Py_ssize_t at, Py_ssize_t end, long long *places) noexcept

@@ -44,6 +44,20 @@ if not cython.compiled:
         found = bytes(data[at:end]).find(value)
         return end if found < 0 else at + found
 
+    def wrap(value: int) -> int:
+        """Return `value` as unsigned 32 bits; a C number already is."""
+        return value & 0xFFFFFFFF
+
+    def signed(value: int) -> int:
+        """Return 32 unsigned bits as the signed number that they mean in Java."""
+        return value - 0x1_0000_0000 if value > 0x7FFFFFFF else value
+
+    def index_hash(value: int) -> int:
+        """Return the key hash of an index entry: Java's absolute value, 0 where there is none."""
+        if value > 0x80000000:
+            return 0x1_0000_0000 - value
+        return 0 if value == 0x80000000 else value
+
     def numbers(view: Any) -> Any:
         """Return the numbers in `view`; compiled, a C pointer."""
         return view
@@ -109,25 +123,13 @@ def hash_text(data: memoryview, at: int, size: int, seed: int) -> int:
     end = at + size
     position = at
     while position < end and data[position] < 128:
-        value = (31 * value + data[position]) & 0xFFFFFFFF
+        value = wrap(31 * value + data[position])
         position += 1
     if position < end:
         units = bytes(data[position:end]).decode("utf-8", "replace").encode("utf-16-be")
         for high, low in zip(units[::2], units[1::2], strict=True):
-            value = (31 * value + (high << 8 | low)) & 0xFFFFFFFF
+            value = wrap(31 * value + (high << 8 | low))
     return value
-
-
-def signed(value: int) -> int:
-    """Return 32 unsigned bits as the signed number that they mean in Java."""
-    return value - 0x1_0000_0000 if value > 0x7FFFFFFF else value
-
-
-def index_hash(value: int) -> int:
-    """Return the key hash of an index entry: Java's absolute value, 0 where there is none."""
-    if value > 0x80000000:
-        return 0x1_0000_0000 - value
-    return 0 if value == 0x80000000 else value
 
 
 def find_properties(data: memoryview, at: int, end: int, places: Any) -> None:
@@ -174,7 +176,7 @@ def add_keys(
     if at < 0 and places[_UNIQUE] < 0:
         return
     # A key is hashed as ``topic#key``; 35 is the '#'.
-    topic_hash = (31 * hash_text(data, topic_at, topic_size, 0) + 35) & 0xFFFFFFFF
+    topic_hash = wrap(31 * hash_text(data, topic_at, topic_size, 0) + 35)
     if places[_UNIQUE] >= 0:
         value = hash_text(data, places[_UNIQUE], places[_UNIQUE + 1], topic_hash)
         append_key(keys, index_hash(value), log_offset, store_timestamp)
@@ -328,7 +330,7 @@ def put_index(view: Any, slots: int, entries_max: int, keys: Any, at: int = 0) -
     out = pointer(memoryview(view))
     source = pointer_const(memoryview(keys))
     end = len(keys)
-    entries_at = INDEX_HEADER_BYTES + slots * 4
+    entries_at = 40 + slots * 4
     if slots <= 0 or len(view) < entries_at + entries_max * 20:
         raise ValueError(
             f"an index file of {len(view)} bytes has no room for {slots} slots, {entries_max} entries"
@@ -376,7 +378,7 @@ def put_key(
     timestamp: int,
 ) -> None:
     """Store entry `number`: entry, slot, header, in RocketMQ's order."""
-    slot_at = INDEX_HEADER_BYTES + key_hash % slots * 4
+    slot_at = 40 + key_hash % slots * 4
     entry_at = entries_at + number * 20
     newest = load_i32(out, slot_at)
     if newest == number:
@@ -412,15 +414,15 @@ def cut_index(view: Any, slots: int, entries_max: int, next_number: int) -> None
     The entries before the cut are trusted, whatever lies behind is not looked at.
     """
     out = pointer(memoryview(view))
-    entries_at = INDEX_HEADER_BYTES + slots * 4
+    entries_at = 40 + slots * 4
     if slots <= 0 or len(view) < entries_at + entries_max * 20 or not 1 <= next_number <= entries_max:
         raise ValueError(f"an index file of {len(view)} bytes cannot be cut at entry {next_number}")
     broken = bytearray(slots)
     used = 0
     for slot in range(slots):
-        number = load_i32(out, INDEX_HEADER_BYTES + slot * 4)
+        number = load_i32(out, 40 + slot * 4)
         if number < 0 or number >= next_number:
-            store_i32(out, INDEX_HEADER_BYTES + slot * 4, 0)
+            store_i32(out, 40 + slot * 4, 0)
             broken[slot] = 1
         elif number > 0:
             used += 1
@@ -430,7 +432,7 @@ def cut_index(view: Any, slots: int, entries_max: int, next_number: int) -> None
             if broken[slot] == 1:
                 broken[slot] = 2
                 used += 1
-            store_i32(out, INDEX_HEADER_BYTES + slot * 4, number)
+            store_i32(out, 40 + slot * 4, number)
     store_i32(out, 32, used)
     store_i32(out, 36, next_number)
     if next_number > 1:
