@@ -25,7 +25,14 @@ from actormq.actors.mailbox import Sender
 from actormq.actors.roles import PortSpec, RoleSpec, StopStage, broker_roles
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.broker.queue_rows import QueueRows
-from actormq.config import BrokerConfig, CoordinatorConfig, FlushMode, MemoryConfig, StoreConfig
+from actormq.config import (
+    BrokerConfig,
+    CoordinatorConfig,
+    FlushMode,
+    MemoryConfig,
+    StoreConfig,
+    SupervisorConfig,
+)
 from actormq.kernels import records
 from actormq.shm.append_port import AppendPort, Completion
 from actormq.shm.positions import Position, RoleCell
@@ -165,6 +172,8 @@ def broker_config(store: Path, flush: FlushMode, pumps: int, **keys: object) -> 
         ),
         memory=MemoryConfig(queue_rows_max=256, append_ring_bytes=1 << 20),
         coordinator=CoordinatorConfig(default_topic_queues=2),
+        # Roles die here again and again on purpose: that is no crash loop.
+        supervisor=SupervisorConfig(restart_backoff_max_ms=50, crash_loop_restarts=1000),
         other_keys={name: str(value) for name, value in keys.items()},
     )
     return replace(base, gateway=replace(base.gateway, count=pumps))
