@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from interop import rocketmq
-from namesrv_process import running
+from server_process import running, running_namesrv
 
 from actormq.cli.remote import Remote
 from actormq.errors import RequestRefused
@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 @pytest.fixture
 def namesrv(tmp_path: Path) -> Iterator[str]:
     rocketmq.require_java()
-    with running(tmp_path) as server:
-        yield server.tcp
+    with running_namesrv(tmp_path) as server:
+        yield server.words["namesrv"]
 
 
 def test_a_java_broker_lives_with_our_name_server(namesrv: str) -> None:
@@ -47,6 +47,23 @@ def test_a_java_broker_lives_with_our_name_server(namesrv: str) -> None:
         assert route["queueDatas"][0]["perm"] == 4
     with Remote() as remote:
         assert remote.ask(namesrv, 106).body == b'{"brokerAddrTable":{},"clusterAddrTable":{}}'
+
+
+def test_our_broker_lives_with_a_java_name_server(tmp_path: Path) -> None:
+    """It registers, official clients of both lines find it there, and it leaves by word when it stops."""
+    rocketmq.require_java()
+    with rocketmq.java_name_server() as java, Remote() as remote:
+        conf = tmp_path / "broker.conf"
+        conf.write_text(
+            f"brokerName=ours\nlistenPort={rocketmq.free_port(-2)}\nnamesrvAddr={java}\n"
+            f"storePathRootDir={tmp_path}/store\nmappedFileSizeCommitLog=67108864\n"
+            "maxHashSlotNum=10000\nmaxIndexNum=40000\n"
+        )
+        with running(tmp_path, "broker", "-c", str(conf)) as server:
+            rocketmq.wait_registered(java, server.words["broker"])
+            for version in ("5", "4"):
+                _send_and_consume(java, version)
+        assert b"ours" not in bytes(remote.ask(java, 106).body)
 
 
 def _send_and_consume(namesrv: str, version: str) -> None:

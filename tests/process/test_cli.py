@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from actormq_process import Dev, running_dev, start_dev
+from server_process import running
 
 FREE_PORTS = ["--port", "0", "--zmq-port", "0", "--namesrv-port", "0", "--namesrv-zmq-port", "0"]
 
@@ -240,19 +241,10 @@ def test_a_broker_starts_from_rocketmqs_own_file(tmp_path: Path) -> None:
         f"brokerName=from-conf\nlistenPort=0\nflushDiskType=SYNC_FLUSH\nstorePathRootDir={tmp_path}/store\n"
         "mapedFileSizeCommitLog=67108864\nmaxHashSlotNum=10000\nmaxIndexNum=40000\nhaListenPort=10912\n"
     )
-    command = [sys.executable, "-m", "actormq.cli.main", "broker", "-c", str(conf)]
-    with (tmp_path / "errors").open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-    assert process.stdout is not None
-    try:
-        words = process.stdout.readline().split()
-        address = next(word.partition("=")[2] for word in words if word.startswith("broker="))
-        assert "zmq=-" in words
-        (broker,) = json.loads(actormq("status", "-b", address, "--json").stdout)["brokers"]
+    with running(tmp_path, "broker", "-c", str(conf)) as server:
+        assert server.words["zmq"] == "-"
+        (broker,) = json.loads(actormq("status", "-b", server.words["broker"], "--json").stdout)["brokers"]
         assert "writer" in {role["role"] for role in broker["roles"]}
-    finally:
-        process.terminate()
-        assert process.wait(20) == 0
-        process.stdout.close()
-    assert f"{conf}: these keys are kept but not used: haListenPort" in (tmp_path / "errors").read_text()
+    assert server.process.returncode == 0
+    assert f"{conf}: these keys are kept but not used: haListenPort" in server.log.read_text()
     assert (tmp_path / "store" / "commitlog").is_dir()

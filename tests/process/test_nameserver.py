@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
-from namesrv_process import NameServer, running
+from server_process import Server, running_namesrv
 
 from actormq.cli.remote import UNREACHABLE, Remote, split_address
 from actormq.errors import RequestRefused
@@ -37,9 +37,9 @@ def until(what: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NameServer]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("namesrv")
-    with running(folder, ACTORMQ_NAMESRV_SCAN_INTERVAL_MS="100") as server:
+    with running_namesrv(folder, ACTORMQ_NAMESRV_SCAN_INTERVAL_MS="100") as server:
         yield server
 
 
@@ -49,20 +49,20 @@ def remote() -> Iterator[Remote]:
         yield remote
 
 
-def test_a_registered_broker_is_found_over_both_fronts(server: NameServer, remote: Remote) -> None:
+def test_a_registered_broker_is_found_over_both_fronts(server: Server, remote: Remote) -> None:
     """TCP with either header, and ZeroMQ, answer the same route."""
-    remote.ask(server.tcp, 103, {**WHO, "zmqAddr": "10.0.0.1:2"}, BODY)
+    remote.ask(server.words["namesrv"], 103, {**WHO, "zmqAddr": "10.0.0.1:2"}, BODY)
     request = RemotingCommand.request(105, {"topic": "T"})
-    answers = [bytes(remote.ask(server.tcp, 105, {"topic": "T"}).body)]
+    answers = [bytes(remote.ask(server.words["namesrv"], 105, {"topic": "T"}).body)]
     request.serialize = Serialize.BINARY
-    with socket.create_connection(split_address(server.tcp), 5) as sock:
+    with socket.create_connection(split_address(server.words["namesrv"]), 5) as sock:
         sock.sendall(frame.encode(request))
         length = int.from_bytes(sock.recv(4, socket.MSG_WAITALL), "big")
         answer = frame.decode(sock.recv(length, socket.MSG_WAITALL))
         assert (answer.serialize, answer.opaque) == (Serialize.BINARY, request.opaque)
         answers.append(bytes(answer.body))
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        dealer.connect(f"tcp://{server.zmq}")
+        dealer.connect(f"tcp://{server.words['namesrv-zmq']}")
         dealer.setsockopt(zmq.RCVTIMEO, 5_000)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.send_multipart([frame.encode(request)[4:]])
@@ -71,71 +71,73 @@ def test_a_registered_broker_is_found_over_both_fronts(server: NameServer, remot
     assert json.loads(answers[0])["brokerDatas"][0]["zmqAddrs"] == {"0": "10.0.0.1:2"}
 
 
-def test_a_closed_connection_takes_its_broker_along_at_once(server: NameServer, remote: Remote) -> None:
+def test_a_closed_connection_takes_its_broker_along_at_once(server: Server, remote: Remote) -> None:
     """Nobody waits for the expiry of a broker whose process died."""
     with Remote() as broker:
-        broker.ask(server.tcp, 103, {**WHO, "brokerName": "b", "brokerAddr": "10.0.0.2:1"}, BODY)
-        assert b'"b"' in bytes(remote.ask(server.tcp, 106).body)
-    until(lambda: b'"b"' not in bytes(remote.ask(server.tcp, 106).body))
+        broker.ask(server.words["namesrv"], 103, {**WHO, "brokerName": "b", "brokerAddr": "10.0.0.2:1"}, BODY)
+        assert b'"b"' in bytes(remote.ask(server.words["namesrv"], 106).body)
+    until(lambda: b'"b"' not in bytes(remote.ask(server.words["namesrv"], 106).body))
     assert "broker gone" in server.log.read_text()
 
 
-def test_a_silent_broker_expires_and_is_disconnected(server: NameServer, remote: Remote) -> None:
+def test_a_silent_broker_expires_and_is_disconnected(server: Server, remote: Remote) -> None:
     """After the time that the broker itself asked for."""
     with Remote() as broker:
         fields = {**WHO, "brokerName": "c", "brokerAddr": "10.0.0.3:1", "heartbeatTimeoutMillis": "200"}
-        broker.ask(server.tcp, 103, fields, BODY)
-        until(lambda: b'"c"' not in bytes(remote.ask(server.tcp, 106).body))
+        broker.ask(server.words["namesrv"], 103, fields, BODY)
+        until(lambda: b'"c"' not in bytes(remote.ask(server.words["namesrv"], 106).body))
         with pytest.raises(UNREACHABLE):
-            broker.ask(server.tcp, 106)
+            broker.ask(server.words["namesrv"], 106)
 
 
-def test_a_malformed_frame_costs_only_its_connection(server: NameServer, remote: Remote) -> None:
+def test_a_malformed_frame_costs_only_its_connection(server: Server, remote: Remote) -> None:
     """It is closed with one line in the log; everyone else is served."""
     for junk in (b"\x00\x00\x00\x08\x05\x00\x00\x00junk", b"\xff" * 8):
-        with socket.create_connection(split_address(server.tcp), 5) as sock:
+        with socket.create_connection(split_address(server.words["namesrv"]), 5) as sock:
             sock.sendall(junk)
             assert sock.recv(100) == b""
-    remote.ask(server.tcp, 106)
+    remote.ask(server.words["namesrv"], 106)
     until(lambda: server.log.read_text().count("closed the connection of 127.0.0.1") == 2)
 
 
 def test_kv_entries_survive_restarts(tmp_path: Path) -> None:
     """They are on the disk when they are acknowledged."""
     fields = {"namespace": "N", "key": "k", "value": "v"}
-    with running(tmp_path) as server, Remote() as remote:
-        remote.ask(server.tcp, 100, fields)
+    with running_namesrv(tmp_path) as server, Remote() as remote:
+        remote.ask(server.words["namesrv"], 100, fields)
         saved = tmp_path / "namesrv" / "kvConfig.json"
         assert json.loads(saved.read_text()) == {"configTable": {"N": {"k": "v"}}}
-    with running(tmp_path) as server, Remote() as remote:
-        assert remote.ask(server.tcp, 101, fields).fields == {"value": "v"}
+    with running_namesrv(tmp_path) as server, Remote() as remote:
+        assert remote.ask(server.words["namesrv"], 101, fields).fields == {"value": "v"}
 
 
 def test_a_kv_entry_that_cannot_be_saved_is_no_success(tmp_path: Path) -> None:
     """A KV path below a file."""
     (tmp_path / "namesrv").write_text("in the way")
-    with running(tmp_path) as server, Remote() as remote:
+    with running_namesrv(tmp_path) as server, Remote() as remote:
         with pytest.raises(RequestRefused, match="could not be saved"):
-            remote.ask(server.tcp, 100, {"namespace": "N", "key": "k", "value": "v"})
-        remote.ask(server.tcp, 106)
+            remote.ask(server.words["namesrv"], 100, {"namespace": "N", "key": "k", "value": "v"})
+        remote.ask(server.words["namesrv"], 106)
 
 
 def test_a_killed_role_is_replaced_on_the_same_ports(tmp_path: Path) -> None:
     """Brokers and clients come back to the addresses that they know; KV entries are still there."""
-    with running(tmp_path) as server, Remote() as remote:
-        remote.ask(server.tcp, 100, {"namespace": "N", "key": "k", "value": "v"})
-        server.role().send_signal(signal.SIGKILL)
+    with running_namesrv(tmp_path) as server, Remote() as remote:
+        remote.ask(server.words["namesrv"], 100, {"namespace": "N", "key": "k", "value": "v"})
+        server.role("nameserver").send_signal(signal.SIGKILL)
         until(lambda: _answers(server))
         with Remote() as again:
-            again.ask(server.tcp, 103, WHO, BODY)
-            again.ask(server.tcp, 105, {"topic": "T"})
-            assert again.ask(server.tcp, 101, {"namespace": "N", "key": "k"}).fields == {"value": "v"}
+            again.ask(server.words["namesrv"], 103, WHO, BODY)
+            again.ask(server.words["namesrv"], 105, {"topic": "T"})
+            assert again.ask(server.words["namesrv"], 101, {"namespace": "N", "key": "k"}).fields == {
+                "value": "v"
+            }
 
 
-def _answers(server: NameServer) -> bool:
+def _answers(server: Server) -> bool:
     try:
         with Remote(timeout_s=1) as remote:
-            remote.ask(server.tcp, 106)
+            remote.ask(server.words["namesrv"], 106)
     except UNREACHABLE:
         return False
     return True
@@ -143,7 +145,7 @@ def _answers(server: NameServer) -> bool:
 
 def test_a_name_server_ends_cleanly(tmp_path: Path) -> None:
     """Exit code 0, and no process of it is left."""
-    with running(tmp_path) as server:
+    with running_namesrv(tmp_path) as server:
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert children
         server.process.send_signal(signal.SIGTERM)
