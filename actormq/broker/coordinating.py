@@ -279,6 +279,9 @@ class Coordinator:
             now.wall_ms,
         )
         self._members_changed(self.members.heartbeat(client, beat))
+        if caller.lease_ms < self.locks.expiry_ms:
+            groups = [consumer.group_name for consumer in beat.consumer_data_set]
+            self.locks.keep(beat.client_id, groups, now.monotonic_ms, caller.lease_ms)
         return RemotingCommand.response_to(request, ResponseCode.SUCCESS)
 
     def _prepare_groups(self, beat: Heartbeat, now: Now) -> None:
@@ -433,6 +436,7 @@ class Coordinator:
             asked.client_id,
             queues,
             now.monotonic_ms,
+            lease_ms=caller.lease_ms,
             present_owner_only=bool(self.awaited),
         )
         self.outbox.lock_rows += answer.rows

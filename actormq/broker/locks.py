@@ -1,7 +1,8 @@
 """Queue locks: which client of a group may consume a queue in order.
 
 A lock lives 60 s beyond its last renewal, also when its owner's connection closes: two members that both
-believe to own a queue would break its order.
+believe to own a queue would break its order.  A native client's lock lives as long as its lease (5 s), which
+its heartbeats renew: it stops consuming by itself when it has not been heard for 4 s.
 Source: RocketMQ RebalanceLockManager.java.
 """
 
@@ -26,6 +27,7 @@ class Held(NamedTuple):
 
     client_id: str
     renewed_ms: int
+    lives_ms: int
 
 
 class LockRow(NamedTuple):
@@ -61,15 +63,24 @@ class Locks:
         if row.renewed_ms == 0 or (known is not None and known.renewed_ms > row.renewed_ms):
             return
         self._count += known is None
-        queues[row.queue] = Held(row.client_id, row.renewed_ms)
+        queues[row.queue] = Held(row.client_id, row.renewed_ms, self.expiry_ms)
 
     def owner(self, group: str, queue: QueueKey, now_ms: int) -> str | None:
         """Return who holds the lock."""
         held = self._groups.get(group, {}).get(queue)
         return held.client_id if held is not None and self._lives(held, now_ms) else None
 
-    def _lives(self, held: Held, now_ms: int) -> bool:
-        return now_ms - held.renewed_ms <= self.expiry_ms
+    @staticmethod
+    def _lives(held: Held, now_ms: int) -> bool:
+        return now_ms - held.renewed_ms <= held.lives_ms
+
+    def keep(self, client_id: str, groups: Iterable[str], now_ms: int, lease_ms: int) -> None:
+        """Renew what a native client holds in `groups`: it has been heard."""
+        for group in groups:
+            locks = self._groups.get(group, {})
+            for queue, held in locks.items():
+                if held.client_id == client_id and self._lives(held, now_ms):
+                    locks[queue] = Held(client_id, now_ms, min(lease_ms, self.expiry_ms))
 
     def lock(
         self,
@@ -78,14 +89,17 @@ class Locks:
         queues: Iterable[QueueKey],
         now_ms: int,
         *,
+        lease_ms: int | None = None,
         present_owner_only: bool = False,
     ) -> LockAnswer:
         """Serve 41: grant what is free, expired or already the client's.
 
         Args:
+            lease_ms: how long the lock lives without a renewal, when that is less than `expiry_ms`.
             present_owner_only: renew, but give nothing to anyone new (until all members are known again).
         """
         answer = LockAnswer()
+        lives_ms = self.expiry_ms if lease_ms is None else min(lease_ms, self.expiry_ms)
         locks = self._groups.setdefault(group, {})
         for queue in dict.fromkeys(queues):
             held = locks.get(queue)
@@ -98,7 +112,7 @@ class Locks:
             self._count += held is None
             if held is not None and held.client_id != client_id:
                 answer.rows.append(LockRow(group, queue, held.client_id, 0))
-            locks[queue] = Held(client_id, now_ms)
+            locks[queue] = Held(client_id, now_ms, lives_ms)
             answer.rows.append(LockRow(group, queue, client_id, now_ms))
             answer.granted.append(queue)
         if not locks:

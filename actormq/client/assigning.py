@@ -109,6 +109,7 @@ class Assignment:
 
     async def _take_over(self, queues: list[MessageQueue]) -> int:
         """Begin to pull queues; return of how many."""
+        asked_ms = self._session.now_ms()
         if self._needs_locks:
             queues = await self.lock(queues)
         starts: list[Any] = await Together([self._start_of(queue) for queue in queues])
@@ -121,7 +122,7 @@ class Assignment:
             begin, persisted = start
             held = HeldQueue(queue, begin, persisted=persisted)
             if self._needs_locks:
-                held.locked_until_ms = self._session.now_ms() + self._settings.lock_valid_ms
+                held.locked_until_ms = asked_ms + self._valid_ms(queue)
             self.held[queue] = held
             held.task = self._session.spawn(self._pull(held))
         if failed and self._needs_locks:
@@ -224,6 +225,17 @@ class Assignment:
         command = requests.unlock(self._group, self._session.client_id, queues)
         await Ask(address, command, self._session.settings.request_timeout_ms)
 
+    def _valid_ms(self, queue: MessageQueue) -> int:
+        return self._session.lock_valid_ms(queue.broker_name, self._settings.lock_valid_ms)
+
+    def keep_locks(self, broker_name: str, until_ms: int) -> None:
+        """Believe in a native broker's locks until `until_ms`: it has answered a heartbeat."""
+        for held in self.held.values():
+            if held.queue.broker_name != broker_name or held.locked_until_ms is None:
+                continue
+            if held.locked_until_ms > self._session.now_ms():  # what ran out may be somebody else's by now
+                held.locked_until_ms = max(held.locked_until_ms, until_ms)
+
     async def renew_locks(self) -> bool:
         """Renew all locks; a queue whose lock ran out is left; return whether all are still ours.
 
@@ -237,7 +249,7 @@ class Assignment:
         for held in before:
             valid_until_ms = held.locked_until_ms or 0
             if held.queue in locked and valid_until_ms > asked_ms:
-                held.locked_until_ms = asked_ms + self._settings.lock_valid_ms
+                held.locked_until_ms = asked_ms + self._valid_ms(held.queue)
             elif valid_until_ms <= self._session.now_ms() and self.held.get(held.queue) is held:
                 lost.append(held)
         for held in lost:

@@ -197,6 +197,9 @@ class ConsumerCore:
     def on_members_changed(self) -> None:
         self._rebalance_now.set()
 
+    def on_lease_renewed(self, broker_name: str, until_ms: int) -> None:
+        self.assignment.keep_locks(broker_name, until_ms)
+
     # -- what brokers ask
 
     def on_request(self, command: RemotingCommand, reply: Reply) -> bool:

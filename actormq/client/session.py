@@ -56,6 +56,10 @@ class Member(Protocol):
 
     def on_members_changed(self) -> None: ...
 
+    def on_lease_renewed(self, broker_name: str, until_ms: int) -> None:
+        """A native broker has heard us: our locks there are good until `until_ms`."""
+        ...
+
     def on_request(self, command: RemotingCommand, reply: Callable[[RemotingCommand], None]) -> bool:
         """Serve a broker's request for this group; False = not one of ours."""
         ...
@@ -238,9 +242,10 @@ class Session:
         while True:
             try:
                 await self.beat_once(heart)
-                is_zmq = heart.door.startswith("zmq://")
                 interval_ms = (
-                    self.settings.lease_interval_ms if is_zmq else self.settings.heartbeat_interval_ms
+                    self.settings.lease_interval_ms
+                    if heart.is_native
+                    else self.settings.heartbeat_interval_ms
                 )
             except (ClientError, PeerError) as error:
                 log.warning("no heartbeat to %s: %s", heart.address, error)
@@ -256,6 +261,7 @@ class Session:
         if not self._producers and not self._members:
             return
         heart.is_beating = True
+        asked_ms = self.now_ms()
         try:
             heart.door = await self.directory.door(heart.broker, heart.broker_id, heart.address)
             answer = await Ask(
@@ -264,6 +270,14 @@ class Session:
         finally:
             heart.is_beating = False
         requests.require_success(answer, heart.door)
+        if heart.is_native:
+            for member in list(self._members.values()):
+                member.on_lease_renewed(heart.broker.name, asked_ms + self.settings.lease_valid_ms)
+
+    def lock_valid_ms(self, broker_name: str, lock_valid_ms: int) -> int:
+        """Return how long a lock of this broker may be believed in: natively, no longer than our lease."""
+        native = any(heart.broker.name == broker_name and heart.is_native for heart in self._hearts.values())
+        return min(lock_valid_ms, self.settings.lease_valid_ms) if native else lock_valid_ms
 
     def _heartbeat_data(self) -> dict[str, Any]:
         return {
@@ -342,6 +356,11 @@ class _Heart:
         self.is_beating = False
         self.wanted = Signal()
         self.task: Task[None]
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it beats over ZeroMQ, where membership is a lease."""
+        return self.door.startswith("zmq://")
 
 
 def answer_to(

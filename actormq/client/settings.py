@@ -93,6 +93,9 @@ class ClientSettings:
     heartbeat_interval_ms: int = 30_000
     lease_interval_ms: int = 1_000
     """Heartbeats to brokers over ZeroMQ, where the broker cannot see a client die (its lease is 5 s)."""
+    lease_valid_ms: int = 4_000
+    """How long a native client believes in its queue locks without an answer to a heartbeat: less than the
+    broker's lease, so that it has stopped before somebody else begins."""
     frame_bytes_max: int = 16 * 1024 * 1024
     outgoing_bytes_max: int = 64 * 1024 * 1024
     """What may wait unsent on one connection."""

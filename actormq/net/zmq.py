@@ -271,7 +271,7 @@ class RouterServer:
         """Look at the leases now and then while there are clients: an idle broker sleeps."""
         self._lease_timer = None
         if self.clients:
-            self._lease_timer = self._loop.call_later_ms(max(self._limits.lease_ms / 5, 10), self._on_leases)
+            self._lease_timer = self._loop.call_later_ms(max(self._limits.lease_ms / 10, 10), self._on_leases)
 
     def _on_leases(self) -> None:
         self.close_silent(self._now_ns())

@@ -85,3 +85,17 @@ def test_there_is_a_limit() -> None:
     assert locks.lock("g", "one", wanted[2:], 3).granted == wanted[2:]
     assert len(list(locks.rows())) == 2
     assert locks.groups() == ["g"]
+
+
+def test_a_native_clients_lock_ends_with_its_lease_and_heartbeats_keep_it() -> None:
+    """Nobody else gets the queue while the owner is heard; once it is silent for its lease, somebody does."""
+    locks = Locks()
+    queue = QueueKey("t", 0)
+    assert locks.lock("g", "native", [queue], 0, lease_ms=5_000).granted == [queue]
+    for now_ms in range(1_000, 60_000, 1_000):
+        locks.keep("native", ["g"], now_ms, 5_000)
+        assert locks.lock("g", "other", [queue], now_ms + 999, lease_ms=5_000).granted == []
+    assert locks.lock("g", "other", [queue], 59_000 + 5_000, lease_ms=5_000).granted == []
+    assert locks.lock("g", "other", [queue], 59_000 + 5_001, lease_ms=5_000).granted == [queue]
+    locks.keep("native", ["g"], 64_002, 5_000)
+    assert locks.owner("g", queue, 64_003) == "other"
