@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,17 +36,43 @@ def consume(
     """Print the messages of a topic until Ctrl-C, or until --count of them were printed."""
     from actormq.client.consumer import Consumer
 
-    # A service manager's SIGTERM ends it as Ctrl-C does: what was printed is committed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop = _Stop()
     with (
         suppress(KeyboardInterrupt),
         Consumer(client_url(namesrv), group=group, settings=_settings(start)) as consumer,
     ):
         for number, delivered in enumerate(consumer.stream(topic, tags), 1):
-            with delivered.process():
+            with stop.deferred(), delivered.process():
                 _print(delivered.message, as_json)
             if number == count:
                 return
+
+
+class _Stop:
+    """Ctrl-C, and a service manager's SIGTERM: at once while waiting, else once the message in hand is done.
+
+    Without that a message would be printed but not acknowledged, and printed again by the next run.
+    """
+
+    def __init__(self) -> None:
+        self._is_busy = False
+        self._is_asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        again, self._is_asked = self._is_asked, True
+        if again or not self._is_busy:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let the block end first; a second signal ends it, too (output that nobody reads)."""
+        self._is_busy = True
+        yield
+        self._is_busy = False
+        if self._is_asked:
+            raise KeyboardInterrupt
 
 
 def _settings(start: str) -> ConsumerSettings:
