@@ -82,6 +82,10 @@ class Running(msgspec.Struct, tag=True, frozen=True):
     """role → supervisor: started, serving."""
 
 
+class StopAsked(msgspec.Struct, tag=True, frozen=True):
+    """role → supervisor: somebody sent SIGTERM to this process; it goes on until it is told to stop."""
+
+
 class StoreBroken(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     """role → supervisor: a write or sync of the log failed; one sentence with file and offset."""
 
@@ -114,7 +118,7 @@ class Exited(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
 
 ToRole = Start | PortOpened | PortClosed | RoleChanged | Go | Stop
-FromRole = Running | StoreBroken
+FromRole = Running | StopAsked | StoreBroken
 ToForkserver = Fork
 FromForkserver = Forked | Exited
 

@@ -9,6 +9,7 @@ another one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -68,7 +69,6 @@ def _spawn(fd: int, preload: Sequence[str]) -> int:
 
 def raise_descriptor_limit() -> None:
     """Clients, segments and doorbells are all descriptors: take what the system allows, up to a bound."""
-    import contextlib
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -87,6 +87,7 @@ def main(arguments: Sequence[str]) -> None:
     sock = socket.socket(fileno=int(fd))
     os.set_inheritable(sock.fileno(), False)
     rename("amq:forkserver")
+    retitle("actormq: forkserver")
     raise_descriptor_limit()
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -149,8 +150,6 @@ class _Server:
 
     def _turn(self, timeout_ms: int | None) -> None:
         """Take requests, report the dead; exit with the supervisor."""
-        import contextlib
-
         self._poller.poll(timeout_ms)
         self._requests += [(request, fd) for request, (fd,) in self._line.receive()]
         if self._line.ended:
@@ -169,6 +168,7 @@ class _Server:
             if pid == 0:
                 self._leave()
                 rename(f"amq:{request.role}")
+                retitle(f"actormq: {request.role}")
                 return socket.socket(fileno=fd)
             os.close(fd)
             self._report(request, pid)
@@ -205,12 +205,23 @@ class _Server:
 
 
 def rename(name: str) -> None:
-    """Give this process a name for ``ps -o comm`` and ``top``, where the system has a file for that."""
-    try:
-        with open("/proc/self/comm", "w") as comm:
-            comm.write(name[:_NAME_BYTES_MAX])
-    except OSError:
-        return
+    """Give this process a short name, as ``top`` shows it, where the system has a file for that."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
+        comm.write(name[:_NAME_BYTES_MAX])
+
+
+def retitle(title: str) -> None:
+    """Overwrite our arguments, as ``ps -ef`` shows them: a forked role has the forkserver's otherwise.
+
+    Where they lie is in the 48th and 49th field of stat.  Source: proc(5).
+    """
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        with open("/proc/self/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            memory.seek(start)
+            memory.write(title.encode()[: end - start - 1].ljust(end - start, b"\0"))
 
 
 if __name__ == "__main__":

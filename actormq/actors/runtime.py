@@ -324,7 +324,8 @@ class ProcessActor(pykka.Actor):
         busy |= self.loop.dispatch_zmq() | self.loop.dispatch_timers()
         busy |= self._read_kept()
         if self._stop_asked:
-            self._begin_stop()
+            self._stop_asked = False
+            self._hand_on_stop()
         if self._stopping and not busy and self.drained():
             self.actor_stopped.set()
             return True
@@ -441,15 +442,21 @@ class ProcessActor(pykka.Actor):
         else:
             self.on_port_opened(opened.kind, opened.client, opened.incarnation, port)
 
+    def _hand_on_stop(self) -> None:
+        """SIGTERM may have gone to the whole broker (systemd does): the supervisor knows the order."""
+        if self.context.line is None:
+            self._begin_stop()
+        else:
+            self._send_up(control.StopAsked())
+
     def _begin_stop(self) -> None:
-        self._stop_asked = False
         if not self._stopping:
             self._stopping = True
             self._set_state(RoleState.STOPPING)
             self.on_stop()
 
     def _ask_to_stop(self) -> None:
-        """Stop at the next turn; for a signal handler."""
+        """Ask at the next turn; for a signal handler."""
         self._stop_asked = True
         self.context.doorbell.ring()
 

@@ -32,7 +32,7 @@ from actormq.actors.status import EXIT_CRASH_LOOP, EXIT_REFUSED, EXIT_STORE_FAIL
 from actormq.actors.storelock import StoreLock
 from actormq.actors.unsynced import UnsyncedFiles
 from actormq.config import BrokerConfig
-from actormq.errors import StoreFailed
+from actormq.errors import ConfigError, StoreFailed
 from actormq.shm.doorbell import doorbell_fd
 from actormq.shm.extents import Extents
 from actormq.shm.intent import IntentPage
@@ -44,7 +44,9 @@ from actormq.telemetry.log import LogSink
 ABORT_NAME: Final = "abort"
 _TICK_MS: Final = 1_000
 _STATUS_WAIT_MS: Final = 50
-_END_WAIT_MS: Final = 5_000
+_STOP_ASKED_MS: Final = 200
+"""A SIGTERM to every process of a group or unit reaches us within that time, too."""
+_LOG_READS_MAX: Final = 16
 _RESET_CELLS: Final = tuple(
     cell for cell in RoleCell if RoleCell.PID <= cell < RoleCell.COUNTER_0 and cell is not RoleCell.STATE
 )
@@ -96,6 +98,10 @@ class Supervisor:
         self._stages: list[int] = []
         self._release = contextlib.ExitStack()
         self._loop = Loop()
+        self._woken, self._waker = os.pipe()
+        for fd in (self._woken, self._waker):
+            os.set_blocking(fd, False)
+            self._release.callback(os.close, fd)
 
     # -- life
 
@@ -150,7 +156,10 @@ class Supervisor:
         self._take_signals()
 
     def _open_log(self) -> None:
-        self._sink = LogSink(self.config.log_path, self._log_stream)
+        try:
+            self._sink = LogSink(self.config.log_path, self._log_stream)
+        except OSError as error:
+            raise ConfigError(f"cannot write the log {self.config.log_path}: {error.strerror}") from error
         self.log = self._sink.logger
         self._release.callback(self._sink.close)
         self._release.callback(self._sink.adopt("actormq"))
@@ -215,11 +224,7 @@ class Supervisor:
         self._loop.watch(self._doorbells["supervisor"], READ, self._rung)
 
     def _take_signals(self) -> None:
-        woken, self._waker = os.pipe()
-        for fd in (woken, self._waker):
-            os.set_blocking(fd, False)
-            self._release.callback(os.close, fd)
-        self._loop.watch(woken, READ, lambda events: self._stop_asked(os.read(woken, 4096)))
+        self._loop.watch(self._woken, READ, lambda events: self._stop_asked(os.read(self._woken, 4096)))
         if threading.current_thread() is not threading.main_thread():
             return  # embedded: the owner calls request_stop
         rename("amq:supervisor")
@@ -255,6 +260,7 @@ class Supervisor:
         child.dropped = False
         child.timer = None
         child.phase = Phase.FORKING
+        child.given_ns = time.monotonic_ns()
         self._fork(child)
 
     def _fork(self, child: Child) -> None:
@@ -387,8 +393,16 @@ class Supervisor:
         for message, _ in line.receive():
             if isinstance(message, control.StoreBroken):
                 self._store_failed(message.sentence)
+            elif isinstance(message, control.StopAsked):
+                self._loop.call_later_ms(_STOP_ASKED_MS, lambda: self._stop_one(child))
             elif child.phase is Phase.STARTING:
                 self._running(child)
+
+    def _stop_one(self, child: Child) -> None:
+        """Somebody wants this role to end; when it was not the whole broker, it is drained and replaced."""
+        if self._ending is None and child.phase in GIVEN:
+            self.log.info(f"{child.role} was asked to stop, replacing it")
+            self._tell(child, control.Stop())
 
     def _running(self, child: Child) -> None:
         if child.spec.one_shot:
@@ -415,8 +429,8 @@ class Supervisor:
 
     def _read_log(self, _events: int = 0) -> None:
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(self._log_fd, 65_536):
-                self._sink.feed(data)
+            for _ in range(_LOG_READS_MAX):  # then the others' turn, however much is logged
+                self._sink.feed(os.read(self._log_fd, 65_536))
 
     # -- deaths
 
@@ -599,7 +613,7 @@ class Supervisor:
 
     def _beats(self, child: Child, now_ns: int) -> bool:
         """Whether the role gives signs of life; says so once when it stops and when it is back."""
-        if child.phase not in GIVEN:
+        if child.phase not in GIVEN and child.phase is not Phase.FORKING:
             return child.phase is Phase.ENDED
         silent_ns = now_ns - max(self.positions.role(child.slot, RoleCell.HEARTBEAT_NS), child.given_ns)
         if silent_ns < self.config.supervisor.silence_ms * 1_000_000:
@@ -617,6 +631,8 @@ class Supervisor:
         if busy_ns:
             since = time.strftime("%H:%M:%S", time.localtime(time.time() - (now_ns - busy_ns) / 1e9))
             self.log.warning(f"{child.role}: disk slow since {since}")
+        elif child.phase is Phase.FORKING:
+            self.log.warning(f"{child.role} waits for the forkserver")
         elif child.phase is Phase.STARTING:
             self.log.warning(f"{child.role} is still starting", extra={"pid": child.pid})
         else:

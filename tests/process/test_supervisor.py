@@ -88,6 +88,52 @@ def test_role_that_never_finishes_is_killed(tmp_path: Path) -> None:
         assert not demo.run_dir.exists()
 
 
+def test_sigterm_to_everyone_is_a_clean_stop(tmp_path: Path) -> None:
+    """systemd and containers may signal every process: still in order, nothing killed, exit 0."""
+    with broker(tmp_path).start() as demo:
+        for pid in [*demo.pids(), demo.forkserver, demo.pid]:
+            os.kill(pid, signal.SIGTERM)
+        assert demo.wait() == 0
+        assert not (tmp_path / "store/abort").exists()
+        assert re.findall(r"INFO (\S+)\[\d+\] demo role stops", demo.log)[-1] == "writer"
+
+
+def test_sigterm_to_one_role_replaces_it(tmp_path: Path) -> None:
+    """It drains, ends, and the next incarnation serves."""
+    with broker(tmp_path).start() as demo:
+        demo.kill("holder", signal.SIGTERM)
+        demo.wait_running("holder", 2)
+        assert "holder was asked to stop, replacing it" in demo.log
+        assert re.findall(r"INFO (\S+)\[\d+\] demo role stops", demo.log)[-1] == "holder"
+        assert demo.stop() == 0
+
+
+def test_processes_are_named_after_their_roles(tmp_path: Path) -> None:
+    """One name in ps, short and long, and in the log."""
+    with broker(tmp_path).start() as demo:
+        for name, pid in {"holder": demo.pid_of("holder"), "forkserver": demo.forkserver}.items():
+            assert Path(f"/proc/{pid}/comm").read_text() == f"amq:{name}\n"
+            assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") == f"actormq: {name}".encode()
+
+
+def test_stuck_forkserver_is_reported_and_no_hindrance_to_a_stop(tmp_path: Path) -> None:
+    """A role that cannot be forked is named; the broker still stops in order."""
+    with broker(tmp_path, settings={"silence_ms": 500}).start() as demo:
+        os.kill(demo.forkserver, signal.SIGSTOP)
+        demo.kill("holder")
+        wait_until(lambda: "holder waits for the forkserver" in demo.log, "the report")
+        assert demo.stop() == 0
+
+
+def test_unwritable_log_is_refused(tmp_path: Path) -> None:
+    """One sentence, exit 2."""
+    (tmp_path / "file").touch()
+    with broker(tmp_path, log_path=tmp_path / "file/broker.log").begin() as demo:
+        assert demo.wait() == 2
+        assert "cannot write the log" in demo.log
+        assert "Traceback" not in demo.log
+
+
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:
     """Who asks twice does not wait for a drain."""
     with broker(tmp_path, BROKER | {"holder": "Stubborn"}).start() as demo:
