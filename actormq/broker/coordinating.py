@@ -281,7 +281,8 @@ class Coordinator:
         self._members_changed(self.members.heartbeat(client, beat))
         if caller.lease_ms < self.locks.expiry_ms:
             groups = [consumer.group_name for consumer in beat.consumer_data_set]
-            self.locks.keep(beat.client_id, groups, now.monotonic_ms, caller.lease_ms)
+            kept = self.locks.keep(beat.client_id, groups, now.monotonic_ms, caller.lease_ms)
+            self.outbox.lock_rows += kept
         return RemotingCommand.response_to(request, ResponseCode.SUCCESS)
 
     def _prepare_groups(self, beat: Heartbeat, now: Now) -> None:

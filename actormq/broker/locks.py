@@ -74,13 +74,16 @@ class Locks:
     def _lives(held: Held, now_ms: int) -> bool:
         return now_ms - held.renewed_ms <= held.lives_ms
 
-    def keep(self, client_id: str, groups: Iterable[str], now_ms: int, lease_ms: int) -> None:
+    def keep(self, client_id: str, groups: Iterable[str], now_ms: int, lease_ms: int) -> list[LockRow]:
         """Renew what a native client holds in `groups`: it has been heard."""
+        rows = []
         for group in groups:
             locks = self._groups.get(group, {})
             for queue, held in locks.items():
                 if held.client_id == client_id and self._lives(held, now_ms):
                     locks[queue] = Held(client_id, now_ms, min(lease_ms, self.expiry_ms))
+                    rows.append(LockRow(group, queue, client_id, now_ms))
+        return rows
 
     def lock(
         self,

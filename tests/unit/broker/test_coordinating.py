@@ -233,6 +233,20 @@ def test_old_locks_end_by_themselves() -> None:
     assert GroupEntry("g") in bench.state.take().entries
 
 
+def test_a_native_clients_heartbeats_keep_its_locks_in_the_ledger() -> None:
+    """A successor must know how long they have been held: only renewals make them last."""
+    bench = Bench()
+    bench.good(41, None, lock_body("c1", 0), lease_ms=5_000)
+    bench.state.take()
+    later = NOW._replace(monotonic_ms=NOW.monotonic_ms + 1_000)
+    bench.beat("c1", now=later, lease_ms=5_000)
+    assert [(row.client_id, row.renewed_ms) for row in bench.state.take().lock_rows] == [
+        ("c1", later.monotonic_ms)
+    ]
+    bench.beat("c1", now=later)
+    assert bench.state.take().lock_rows == []
+
+
 LONG = b'{"consumerGroup":"g","clientId":"' + b"c" * 600 + b'"}'
 
 
