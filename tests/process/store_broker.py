@@ -7,6 +7,7 @@ checker (`faults.checker`).  Run as a program it is that supervisor: ``python -m
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -19,11 +20,15 @@ from typing import Any, ClassVar, Self
 
 import msgspec
 from faults.checker import Checker, History, Verdict, read
+from faults.disks import FailingDisk
 from process.demo import PROJECT, TESTS, Demo, wait_until
 
+from actormq.actors.cleaner import CleanerActor
+from actormq.actors.flusher import FlusherActor
 from actormq.actors.mailbox import Sender
 from actormq.actors.roles import PortSpec, RoleSpec, StopStage, broker_roles
 from actormq.actors.runtime import ProcessActor, RoleContext
+from actormq.actors.writer import WriterActor
 from actormq.broker.queue_rows import QueueRows
 from actormq.config import (
     BrokerConfig,
@@ -96,6 +101,7 @@ class PumpActor(ProcessActor):
             if completion.status != 0:
                 self.history.fail(message)
                 self.left += 1
+                self.positions.add_role(self.context.slot, RoleCell.COUNTER_1)
             elif self.config.store.flush is FlushMode.SYNC:
                 self.unflushed.append((message, queue_id, completion))
             else:
@@ -152,6 +158,42 @@ class PumpActor(ProcessActor):
         self.left = 0
 
 
+class BrokenFlusher(FlusherActor):
+    """Its third sync of a log file fails."""
+
+    def on_start(self) -> None:
+        super().on_start()
+        self.state.files.disk = FailingDisk(RealDisk(), 3, kinds=["fdatasync"])
+
+
+class BrokenWriter(WriterActor):
+    """Its fiftieth write into the log fails half-way."""
+
+    def on_start(self) -> None:
+        super().on_start()
+        self.state.files.disk = FailingDisk(RealDisk(), 50, kinds=["pwritev"], short=True)
+
+
+class FullDisk(RealDisk):
+    """Has no room for log files while the file `marker` is there."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def allocate(self, fd: int, offset: int, length: int) -> None:
+        if self.marker.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().allocate(fd, offset, length)
+
+
+class FullCleaner(CleanerActor):
+    """Finds the disk full while there is a file ``full`` in the histories' folder."""
+
+    def on_start(self) -> None:
+        self._files.disk = FullDisk(Path(self.config.other_keys["histories"]) / "full")
+        super().on_start()
+
+
 def digest(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
@@ -179,8 +221,15 @@ def broker_config(store: Path, flush: FlushMode, pumps: int, **keys: object) -> 
     return replace(base, gateway=replace(base.gateway, count=pumps))
 
 
-def role_specs(config: BrokerConfig) -> list[RoleSpec]:
-    roles = [spec for spec in broker_roles(config) if spec.role in STORE_ROLES]
+def role_specs(config: BrokerConfig, classes: dict[str, str]) -> list[RoleSpec]:
+    """Return the roles; `classes` names other classes of this file for some of them."""
+    roles = [
+        replace(spec, class_path=f"process.store_broker:{classes[spec.role]}")
+        if spec.role in classes
+        else spec
+        for spec in broker_roles(config)
+        if spec.role in STORE_ROLES
+    ]
     port = PortSpec(
         kind="append",
         server="writer",
@@ -206,6 +255,7 @@ class StoreBroker(Demo):
         folder: for the store and the histories.
         messages: how many each pump sends at first.
         faults: as in ``ACTORMQ_FAULT``, for the first life of each role.
+        classes: role → class of this file that takes its place.
     """
 
     def __init__(
@@ -217,6 +267,7 @@ class StoreBroker(Demo):
         messages: int = 500,
         body_bytes: int = 200,
         faults: str = "",
+        classes: dict[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.store = folder / "store"
@@ -235,6 +286,7 @@ class StoreBroker(Demo):
             "histories": str(self.histories),
             "messages": messages,
             "body_bytes": body_bytes,
+            "classes": classes or {},
             "roles": dict.fromkeys((*STORE_ROLES, *self.pumps), ""),
         }
         self.config = broker_config(self.store, flush, pumps)
@@ -340,7 +392,9 @@ def main(argument: str) -> int:
         }
         print(json.dumps(facts), flush=True)
 
-    supervisor = Supervisor(config, role_specs(config), store_root=config.store.root, on_ready=tell)
+    supervisor = Supervisor(
+        config, role_specs(config, request["classes"]), store_root=config.store.root, on_ready=tell
+    )
     try:
         return supervisor.run()
     except ActorMQError as error:
