@@ -1,0 +1,284 @@
+"""Gateways as processes: limits at the socket, deaths around them, three on one port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from actormq_process import Dev, start_dev
+from gateway_rig import pull_request, send_request
+
+from actormq.wire import frame, json
+from actormq.wire.command import RemotingCommand
+from actormq.wire.frame import FrameCutter
+
+PATIENCE_S = 20.0
+
+
+class Peer:
+    """A blocking client."""
+
+    def __init__(self, dev: Dev) -> None:
+        host, _, port = dev.broker.rpartition(":")
+        self.sock = socket.create_connection((host, int(port)), PATIENCE_S)
+        self.cutter = FrameCutter()
+        self.came: list[RemotingCommand] = []
+
+    def tell(self, command: RemotingCommand) -> RemotingCommand:
+        self.sock.sendall(frame.encode(command))
+        return command
+
+    def answer_to(self, command: RemotingCommand) -> RemotingCommand:
+        while True:
+            for one in self.came:
+                if one.is_response and one.opaque == command.opaque:
+                    self.came.remove(one)
+                    return one
+            data = self.sock.recv(1 << 20)
+            if not data:
+                raise ConnectionError("closed by the broker")
+            self.came += map(frame.decode, self.cutter.feed(data))
+
+    def ask(self, command: RemotingCommand) -> RemotingCommand:
+        return self.answer_to(self.tell(command))
+
+    def is_closed(self) -> bool:
+        """Wait for the broker to close this connection."""
+        try:
+            return self.sock.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def until(what: str, condition: Callable[[], Any]) -> Any:
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (result := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+    return result
+
+
+def ask_anew(dev: Dev, command: RemotingCommand) -> RemotingCommand | None:
+    """Ask on a connection of its own; None where that breaks (its gateway has just been killed)."""
+    try:
+        peer = Peer(dev)
+        try:
+            return peer.ask(command)
+        finally:
+            peer.close()
+    except OSError:
+        return None
+
+
+def roles(dev: Dev) -> dict[str, int]:
+    answer = ask_anew(dev, RemotingCommand.request(300001))
+    if answer is None:
+        return {}
+    return {
+        role["role"]: role["pid"] for role in json.loads(answer.body)["roles"] if role["state"] == "RUNNING"
+    }
+
+
+def kill(dev: Dev, role: str) -> None:
+    """Kill a role and wait until another process is it."""
+    pid = until(f"{role} runs", lambda: roles(dev).get(role))
+    os.kill(pid, signal.SIGKILL)
+    until(f"a new {role}", lambda: roles(dev).get(role, pid) != pid)
+
+
+def heartbeat(client_id: str, group: str, topic: str) -> RemotingCommand:
+    data = {
+        "clientID": client_id,
+        "producerDataSet": [{"groupName": "p"}],
+        "consumerDataSet": [
+            {
+                "groupName": group,
+                "consumeType": "CONSUME_PASSIVELY",
+                "messageModel": "CLUSTERING",
+                "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET",
+                "unitMode": False,
+                "subscriptionDataSet": [
+                    {
+                        "topic": topic,
+                        "subString": "*",
+                        "subVersion": 1,
+                        "expressionType": "TAG",
+                        "tagsSet": [],
+                        "codeSet": [],
+                        "classFilterMode": False,
+                    }
+                ],
+            }
+        ],
+    }
+    return RemotingCommand.request(34, body=json.dumps(data))
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    started = start_dev(tmp_path_factory.mktemp("dev"), gateways=3)
+    yield started
+    assert started.stop() == 0, "".join(started.errors)
+
+
+@pytest.fixture
+def peer(dev: Dev) -> Iterator[Peer]:
+    made = Peer(dev)
+    yield made
+    made.close()
+
+
+def test_connections_are_spread_over_three_gateways(dev: Dev) -> None:
+    """One port, three processes: each counts connections of its own."""
+
+    def counted() -> bool:
+        for _ in range(10):
+            ask_anew(dev, send_request("spread"))
+        answer = ask_anew(dev, RemotingCommand.request(300001))
+        assert answer is not None
+        gateways = [role for role in json.loads(answer.body)["roles"] if role["role"].startswith("gateway")]
+        return len(gateways) == 3 and all(role["counters"][6] > 0 for role in gateways)
+
+    until("three gateways with connections", counted)
+
+
+def test_a_topic_made_through_one_gateway_is_known_to_all(dev: Dev) -> None:
+    """An answer comes only when every gateway has the new topic in its tables."""
+    for number in range(5):
+        topic = f"known-{number}"
+        answer = ask_anew(dev, send_request(topic))
+        assert answer is not None
+        assert answer.code == 0
+        for _ in range(8):
+            answer = ask_anew(dev, RemotingCommand.request(30, {"topic": topic, "queueId": "0"}))
+            assert answer is not None
+            until("the message is readable everywhere", lambda topic=topic: _max_offset(dev, topic) == "1")
+
+
+def _max_offset(dev: Dev, topic: str) -> str | None:
+    answer = ask_anew(dev, RemotingCommand.request(30, {"topic": topic, "queueId": "0"}))
+    return None if answer is None else answer.fields["offset"]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        struct.pack(">I", 16 * 1024 * 1024 + 1),
+        struct.pack(">I", 3) + b"abc",
+        struct.pack(">II", 8, 0x02000004) + b"{}{}",
+        struct.pack(">II", 8, 0x00FFFFFF) + b"{}{}",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01",
+    ],
+    ids=["http", "too long", "too short", "unknown type", "header too long", "TLS"],
+)
+def test_garbage_closes_its_connection_only(dev: Dev, peer: Peer, garbage: bytes) -> None:
+    """Frames that are none; the neighbour goes on."""
+    victim = Peer(dev)
+    victim.sock.sendall(garbage)
+    assert victim.is_closed()
+    victim.close()
+    assert peer.ask(send_request("neighbour")).code == 0
+
+
+def test_the_largest_message_and_one_byte_more(dev: Dev, peer: Peer) -> None:
+    """4 MiB is stored and comes back whole; more is MESSAGE_ILLEGAL, and the connection goes on."""
+    body = os.urandom(4 * 1024 * 1024)
+    assert peer.ask(send_request("large", body)).code == 0
+    refused = peer.ask(send_request("large", body + b"!"))
+    assert refused.code == 13
+    assert peer.ask(heartbeat("c@large", "g-large", "large")).code == 0
+    pulled = peer.ask(pull_request("large", "g-large"))
+    assert pulled.code == 0
+    assert body in bytes(pulled.body)
+
+
+def test_a_killed_gateway_takes_only_its_own_connections(dev: Dev) -> None:
+    """Its clients are disconnected and served anew; those of the others notice nothing."""
+    peers = [Peer(dev) for _ in range(12)]
+    for peer in peers:
+        assert peer.ask(send_request("killed")).code == 0
+    kill(dev, "gateway-1")
+    closed = 0
+    for peer in peers:
+        try:
+            assert peer.ask(send_request("killed")).code == 0
+        except OSError:
+            closed += 1
+            answer = until("a new connection serves", lambda: ask_anew(dev, send_request("killed")))
+            assert answer.code == 0
+        peer.close()
+    assert closed < 12, "gateways that live have closed connections"
+
+
+def test_a_parked_pull_outlives_the_holder_and_the_dispatcher(dev: Dev, peer: Peer) -> None:
+    """It is parked again, and its message comes."""
+    topic, group = "parked", "g-parked"
+    assert peer.ask(send_request(topic)).code == 0
+    assert peer.ask(heartbeat("c@parked", group, topic)).code == 0
+    for role in ("holder", "dispatcher"):
+        offset = int(peer.ask(RemotingCommand.request(30, {"topic": topic, "queueId": "0"})).fields["offset"])
+        found = until(
+            "everything is readable",
+            lambda offset=offset: peer.ask(pull_request(topic, group, offset, flags=0)).code == 19,
+        )
+        assert found
+        waiting = peer.tell(pull_request(topic, group, offset, suspend_ms=15_000))
+        kill(dev, role)
+        other = Peer(dev)
+        began = time.monotonic()
+        assert other.ask(send_request(topic, b"wake")).code == 0
+        answer = peer.answer_to(waiting)
+        assert answer.code == 0
+        assert b"wake" in bytes(answer.body)
+        assert time.monotonic() - began < 10, "it was answered by its deadline, not by the message"
+        other.close()
+
+
+def test_a_new_coordinator_knows_the_connected_clients(dev: Dev, peer: Peer) -> None:
+    """No client has to heartbeat again: its gateway repeats it; offsets that were committed are there."""
+    topic, group = "members", "g-members"
+    assert peer.ask(send_request(topic)).code == 0
+    members = [Peer(dev) for _ in range(2)]
+    for number, member in enumerate(members):
+        assert member.ask(heartbeat(f"c{number}@members", group, topic)).code == 0
+    fields = {"consumerGroup": group, "topic": topic, "queueId": "0"}
+    assert peer.ask(RemotingCommand.request(15, {**fields, "commitOffset": "1"})).code == 0
+    kill(dev, "coordinator")
+
+    def listed() -> list[str]:
+        answer = peer.ask(RemotingCommand.request(38, {"consumerGroup": group}))
+        return sorted(json.loads(answer.body)["consumerIdList"]) if answer.code == 0 else []
+
+    assert until("a list of members", listed) == ["c0@members", "c1@members"]
+    assert peer.ask(RemotingCommand.request(14, fields)).fields["offset"] == "1"
+    for member in members:
+        member.close()
+
+
+def test_sync_mode_answers_after_the_sync(tmp_path: Path) -> None:
+    """SEND_OK in sync mode means that `flushed` has passed the message."""
+    dev = start_dev(tmp_path, flush="sync")
+    peer = Peer(dev)
+    requests = [send_request("synced", b"%d" % number) for number in range(200)]
+    peer.sock.sendall(b"".join(map(frame.encode, requests)))
+    end = 0
+    for request in requests:
+        answer = peer.answer_to(request)
+        assert answer.code == 0
+        end = max(end, int(answer.fields["msgId"][16:], 16))
+    positions = json.loads(peer.ask(RemotingCommand.request(300001)).body)["positions"]
+    assert positions["flushed"] > end
+    peer.close()
+    assert dev.stop() == 0
