@@ -97,6 +97,9 @@ cdef void put_key(
 cpdef object select(
     object entries, long long first_queue_offset, long long messages_max, long long bytes_max, object tag_codes=*,
     long long log_min=*)
-@cython.locals(out=cython.p_uchar, entries_at=cython.Py_ssize_t, broken=bytearray, used=cython.int, slot=cython.Py_ssize_t,
-               number=cython.longlong, newest=cython.Py_ssize_t)
+@cython.locals(out=cython.p_uchar, entries_at=cython.Py_ssize_t, emptied=bytearray, count=cython.longlong, used=cython.int,
+               slot=cython.Py_ssize_t, number=cython.longlong, newest=cython.Py_ssize_t)
 cpdef object cut_index(object view, Py_ssize_t slots, long long entries_max, long long next_number)
+@cython.locals(out=cython.p_uchar, entries_at=cython.Py_ssize_t, used=cython.int, number=cython.longlong,
+               slot=cython.Py_ssize_t)
+cpdef object relink_index(object view, Py_ssize_t slots, bytearray emptied, long long first, long long end)

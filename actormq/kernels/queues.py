@@ -408,31 +408,29 @@ def put_key(
     store_i64(out, 8, timestamp)
 
 
-def cut_index(view: Any, slots: int, entries_max: int, next_number: int) -> None:
-    """End an index file before entry `next_number`; slots that led behind the cut lead to what is left.
+def cut_index(view: Any, slots: int, entries_max: int, next_number: int) -> bytearray | None:
+    """End an index file before entry `next_number`; what lies behind is not looked at.
 
-    The entries before the cut are trusted, whatever lies behind is not looked at.
+    Slots that led behind the cut are emptied; `relink_index` over all entries before the cut fills them.
+
+    Returns:
+        Which slots were emptied, one byte each; None when none was.
     """
     out = pointer(memoryview(view))
     entries_at = 40 + slots * 4
     if slots <= 0 or len(view) < entries_at + entries_max * 20 or not 1 <= next_number <= entries_max:
         raise ValueError(f"an index file of {len(view)} bytes cannot be cut at entry {next_number}")
-    broken = bytearray(slots)
+    emptied = bytearray(slots)
+    count = 0
     used = 0
     for slot in range(slots):
         number = load_i32(out, 40 + slot * 4)
         if number < 0 or number >= next_number:
             store_i32(out, 40 + slot * 4, 0)
-            broken[slot] = 1
+            emptied[slot] = 1
+            count += 1
         elif number > 0:
             used += 1
-    for number in range(1, next_number):
-        slot = (load_i32(out, entries_at + number * 20) & 0x7FFFFFFF) % slots
-        if broken[slot]:
-            if broken[slot] == 1:
-                broken[slot] = 2
-                used += 1
-            store_i32(out, 40 + slot * 4, number)
     store_i32(out, 32, used)
     store_i32(out, 36, next_number)
     if next_number > 1:
@@ -440,6 +438,27 @@ def cut_index(view: Any, slots: int, entries_max: int, next_number: int) -> None
         newest = entries_at + (next_number - 1) * 20
         store_i64(out, 24, load_i64(out, newest + 4))
         store_i64(out, 8, load_i64(out, 0) + load_i32(out, newest + 12) * 1000 + 999)
+    return emptied if count > 0 else None
+
+
+def relink_index(view: Any, slots: int, emptied: bytearray, first: int, end: int) -> None:
+    """Have emptied slots lead to the newest of the entries in [first, end), which are trusted.
+
+    Call it over the entries in ascending order; `emptied` is changed.
+    """
+    out = pointer(memoryview(view))
+    entries_at = 40 + slots * 4
+    if len(emptied) != slots or first < 1 or len(view) < entries_at + end * 20:
+        raise ValueError(f"an index file of {len(view)} bytes has no entries from {first} to {end}")
+    used = load_i32(out, 32)
+    for number in range(first, end):
+        slot = (load_i32(out, entries_at + number * 20) & 0x7FFFFFFF) % slots
+        if emptied[slot] != 0:
+            if emptied[slot] == 1:
+                emptied[slot] = 2
+                used += 1
+            store_i32(out, 40 + slot * 4, number)
+    store_i32(out, 32, used)
 
 
 def select(

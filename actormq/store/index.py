@@ -25,6 +25,7 @@ from actormq.kernels.queues import (
     KEY_BYTES,
     cut_index,
     put_index,
+    relink_index,
 )
 from actormq.message import java_hash
 from actormq.store.commit_log import MAKING_PREFIX, make_file
@@ -37,6 +38,8 @@ _ENTRY: Final = struct.Struct(">iqii")
 assert _ENTRY.size == INDEX_ENTRY_BYTES
 EXTENT_BYTES: Final = 4 * 1024 * 1024
 """Entries get their blocks in steps of this size."""
+_ENTRIES_A_STEP: Final = 500_000
+"""After so many entries the map is given back: no role needs memory in proportion to the index."""
 CHAIN_STEPS_MAX: Final = 100_000
 """A longer chain is not walked to its end: millions of messages with one key, or damage."""
 
@@ -114,6 +117,7 @@ class IndexWriter:
         self._fd = -1
         self._view = memoryview(b"")
         self._allocated = 0
+        self._forgotten = 0
         names = list_files(disk, folder, self.size)
         if names:
             self._open(names[-1])
@@ -128,6 +132,7 @@ class IndexWriter:
         self._view = self.disk.map_write(fd, self.size)
         # How far blocks reach is not known of a file found: asking again for what is there costs nothing.
         self._allocated = 0
+        self._forgotten = read_header(self._view).next_number
 
     def _create(self, wall_ms: int) -> None:
         before = read_header(self._view) if len(self._view) else None
@@ -169,7 +174,14 @@ class IndexWriter:
             before = at
             at = put_index(self._view, self.slots, self.entries_max, keys, at)
             assert at > before, "an index file with room took no key"
+            self._forget()
         return full
+
+    def _forget(self) -> None:
+        next_number = read_header(self._view).next_number
+        if next_number - self._forgotten >= _ENTRIES_A_STEP:
+            self.disk.forget(self._view, 0, self.size)
+            self._forgotten = next_number
 
     def _reserve(self, wanted: int) -> None:
         """Allocate blocks for up to `wanted` more entries."""
@@ -304,7 +316,14 @@ def cut(disk: Disk, folder: Path, name: str, slots: int, entries_max: int, next_
     """End one index file before entry `next_number`: what lies behind may be half written."""
     fd = disk.open(folder / name)
     try:
-        cut_index(disk.map_write(fd, file_bytes(slots, entries_max)), slots, entries_max, next_number)
+        view = disk.map_write(fd, file_bytes(slots, entries_max))
+        emptied = cut_index(view, slots, entries_max, next_number)
+        if emptied is not None:
+            entries_at = INDEX_HEADER_BYTES + slots * INDEX_SLOT_BYTES
+            for first in range(1, next_number, _ENTRIES_A_STEP):
+                end = min(first + _ENTRIES_A_STEP, next_number)
+                relink_index(view, slots, emptied, first, end)
+                disk.forget(view, entries_at + first * INDEX_ENTRY_BYTES, (end - first) * INDEX_ENTRY_BYTES)
         disk.fdatasync(fd)
     finally:
         disk.close(fd)

@@ -308,7 +308,14 @@ def test_cut_index_restores_what_was_before(
     behind = 40 + SLOTS * 4 + cut * 20
     torn = bytearray(whole)
     torn[behind : behind + 40] = noise[: len(torn) - behind]
-    queues.cut_index(torn, SLOTS, ENTRIES, cut)
+    emptied = queues.cut_index(torn, SLOTS, ENTRIES, cut)
+    assert (emptied is None) == all(
+        struct.unpack_from(">i", whole, 40 + 4 * slot)[0] < cut for slot in range(SLOTS)
+    )
+    if emptied is not None:
+        middle = 1 + cut // 2
+        queues.relink_index(torn, SLOTS, emptied, 1, middle)
+        queues.relink_index(torn, SLOTS, emptied, middle, cut)
     for slot in range(SLOTS):
         assert chain(torn, slot) == chain(part, slot)
     queues.put_index(torn, SLOTS, ENTRIES, units[(cut - 1) * 20 :])
@@ -328,6 +335,10 @@ def test_index_functions_refuse_a_file_that_is_too_small(queues: Any) -> None:
         queues.put_index(bytearray(100), SLOTS, ENTRIES, b"")
     with pytest.raises(ValueError, match="cut"):
         queues.cut_index(new_index(), SLOTS, ENTRIES, 0)
+    with pytest.raises(ValueError, match="no entries"):
+        queues.relink_index(new_index(), SLOTS, bytearray(SLOTS), 0, 1)
+    with pytest.raises(ValueError, match="no entries"):
+        queues.relink_index(new_index(), SLOTS, bytearray(SLOTS), 1, ENTRIES + 1)
 
 
 # Pulls.
