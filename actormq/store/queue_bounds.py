@@ -29,14 +29,27 @@ class Bounds:
     """The log has the record of the last entry at its place, and no file is missing in between."""
 
 
+def topics_on_disk(disk: Disk, root: Path) -> list[str]:
+    """Return the names of the folders below ``<store>/consumequeue`` that can be topics."""
+    return [name for name in disk.listdir(root) if _is_text(name) and disk.is_folder(root / name)]
+
+
+def _is_text(name: str) -> bool:
+    """Say whether the file system's bytes are UTF-8: no topic is called otherwise."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def queues_on_disk(disk: Disk, root: Path) -> list[tuple[str, int]]:
-    """Return (topic, queue id) of every folder below ``<store>/consumequeue``."""
+    """Return (topic, queue id) of every queue's folder below ``<store>/consumequeue``."""
     found = []
-    for topic in disk.listdir(root):
-        if disk.is_folder(root / topic):
-            found += [
-                (topic, int(name)) for name in disk.listdir(root / topic) if name.isascii() and name.isdigit()
-            ]
+    for topic in topics_on_disk(disk, root):
+        found += [
+            (topic, int(name)) for name in disk.listdir(root / topic) if name.isascii() and name.isdigit()
+        ]
     return found
 
 

@@ -31,7 +31,13 @@ from actormq.store.disk import Disk
 from actormq.store.index import IndexWriter
 from actormq.store.log_scan import find_end
 from actormq.store.marks import Mark, QueueExtent, Queues
-from actormq.store.queue_bounds import Bounds, check_no_queues_without_log, find_bounds, queues_on_disk
+from actormq.store.queue_bounds import (
+    Bounds,
+    check_no_queues_without_log,
+    find_bounds,
+    queues_on_disk,
+    topics_on_disk,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,11 +192,7 @@ class _Recovery:
 
     def _topics(self) -> list[str]:
         table = tables.load(self.disk, self.root / tables.FOLDER / tables.TOPICS)
-        folders = [
-            name
-            for name in self.disk.listdir(self.queue_files.root)
-            if self.disk.is_folder(self.queue_files.root / name)
-        ]
+        folders = topics_on_disk(self.disk, self.queue_files.root)
         return list(dict.fromkeys(tables.topic_names(table) + folders))
 
     def _is_end(self, mark: Mark) -> bool:
@@ -363,12 +365,12 @@ class _Replay:
 
     def _add_row(self, view: memoryview, at: int) -> None:
         header = records.decode(view, at)
-        topic = header.topic.decode("utf-8", "surrogateescape")
         self._rows[header.topic, header.queue_id] = len(self._queues)
         try:
+            topic = header.topic.decode()
             queue_folder(self._recovery.queue_files.root, topic, header.queue_id)
-        except BadName as error:
-            self._recovery.notes.append(f"messages of one topic are in no queue: {error.remark}")
+        except (UnicodeDecodeError, BadName) as error:
+            self._recovery.notes.append(f"messages of one topic are in no queue: {error}")
             self._queues.append(None)
         else:
             self._queues.append((topic, header.queue_id))

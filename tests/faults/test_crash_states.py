@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from faults.disks import MemoryDisk
 from faults.small_store import Message, SmallStore, check_index, check_queues, read_log, small_config
+
+from actormq.store.disk import RealDisk
 
 LIVES = 5
 
@@ -97,3 +100,20 @@ def test_a_crash_during_recovery_changes_nothing(seed: int) -> None:
     now = numbers_in(store)
     assert now == sent[: len(now)]
     assert len(now) >= acknowledged
+
+
+def test_kill_and_stop_on_a_real_disk(tmp_path: Path) -> None:
+    """The same over the operating system's files: killed, started, stopped, started."""
+    config = small_config(tmp_path / "store")
+    sent = 0
+    for life in range(4):
+        store = SmallStore(RealDisk(), config, 200_000)
+        assert numbers_in(store) == list(range(sent))
+        assert store.found.clean == (life in (0, 3))
+        store.append([Message(sent + number, "t", number % 3) for number in range(7)])
+        sent += 7
+        if life == 1:
+            store.sync()
+            store.dispatch()
+        elif life == 2:
+            store.stop()

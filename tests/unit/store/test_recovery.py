@@ -341,11 +341,15 @@ def test_a_deleted_topic_does_not_make_all_queues_new() -> None:
 def test_names_that_would_leave_the_store_are_in_no_queue() -> None:
     disk = MemoryDisk()
     store = fill(disk)
-    store.append([Message(20, "../../etc", 0), Message(21, "t", -3), Message(22, "t", 0)])
+    store.append(
+        [Message(20, "../../etc", 0), Message(21, "t", -3), Message(22, "t", 0), Message(23, "x", 0)]
+    )
+    log_bytes(disk, 4)[log_bytes(disk, 4).rfind(b"\x01x\0") + 1] = 0xFF
+    disk.mkdir(ROOT / "consumequeue" / "bad-\udcff" / "0")
     found = again(disk)
     assert {queue[0] for queue in found.queues} == {"t"}
     assert found.queues["t", 0].max == 11
-    assert sum("in no queue" in note for note in found.notes) == 2
+    assert sum("in no queue" in note for note in found.notes) == 3
     assert all(ROOT in [path, *path.parents] for path in [*disk.names, *disk.folders] if len(path.parts) > 1)
 
 
