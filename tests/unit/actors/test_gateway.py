@@ -21,6 +21,7 @@ from actormq.actors.coordinator import (
     ReplayDone,
     Serve,
 )
+from actormq.actors.gateway import cold
 from actormq.broker.tables import BrokerEntry, GroupEntry, TopicGone
 from actormq.config import FlushMode, GatewayConfig
 from actormq.errors import FrameError, RequestError
@@ -595,6 +596,30 @@ class TestPulling:
         assert heard[0].commits == [("g", "t", 0, 7)]
         assert isinstance(heard[1], Serve)
         assert len(heard) == 2
+
+    @pytest.mark.parametrize("in_memory", [True, False])
+    def test_what_is_old_is_read_by_descriptor(
+        self, rig: Rig, peer: TcpPeer, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+    ) -> None:
+        """At once when the page cache has it, else by a thread while others are served."""
+        self.put(rig, peer, 5)
+        assert rig.gateway._pulls._cold is not None
+        monkeypatch.setattr(rig.gateway._pulls._cold, "is_old", lambda distance: True)
+        if not in_memory:
+            monkeypatch.setattr(cold, "_read_now", lambda places: None)
+        request = pull_request(queue_offset=1)
+        peer.tell(request)
+        assert peer.ask(send_request()).code == 0
+
+        def came() -> bool:
+            rig.gateway._run_calls()
+            peer.poll()
+            return any(one.opaque == request.opaque for one in peer.got)
+
+        rig.turn(came)
+        answer = peer.answer_to(request)
+        assert [bytes(one.body) for one in records_of(answer.body)] == [b"1", b"2", b"3", b"4"]
+        assert answer.fields["nextBeginOffset"] == "5"
 
 
 class TestLongPolling:
