@@ -29,7 +29,7 @@ class NameServers:
         """`now_ms`: the monotonic clock."""
         self._identity = BrokerIdentity.of(config)
         self._registrar = Registrar(config.namesrv_addrs, config.coordinator.register_interval_ms)
-        self._remoting = RemotingClient(loop, request_timeout_ms=ANSWER_MS_MAX)
+        self._remoting = RemotingClient(loop, request_timeout_ms=ANSWER_MS_MAX, on_lost=self._lost)
         self._log = log
         self._now_ms = now_ms
         self._body = b""
@@ -70,6 +70,9 @@ class NameServers:
                 self._log.info("registered with name server %s", address)
         elif self._registrar.failed(address, self._now_ms()):
             self._log.warning("name server %s has not registered us: %s", address, answer.remark)
+
+    def _lost(self, address: str) -> None:
+        self._registrar.lost(address, self._now_ms())
 
     def wake_ms(self) -> int | None:
         """Return when `tick` next has work, monotonic."""

@@ -22,6 +22,8 @@ from actormq.wire.registration import DataVersion
 
 RETRY_MS: Final = 1_000
 RETRY_MS_MAX: Final = 10_000
+LOST_MS: Final = 200
+"""A name server forgets who registered over a connection that ended (RocketMQ's and ours)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +149,13 @@ class Registrar:
         server.failures += 1
         server.due_ms = now_ms + min(RETRY_MS * 2 ** min(server.failures - 1, 10), RETRY_MS_MAX)
         return server.failures == 1
+
+    def lost(self, address: str, now_ms: int) -> None:
+        """Its connection ended, and our registration with it: ask again soon, not at the next interval."""
+        server = self._servers[address]
+        server.known = -1
+        if server.failures < 2:  # else it ends every connection, and the back-off of `failed` holds
+            server.due_ms = now_ms + LOST_MS
 
     def settled(self, change: int) -> bool:
         """Whether every name server has that change, or has failed to answer since it was made."""

@@ -456,7 +456,10 @@ class RemotingClient:
         connect_timeout_ms: int = 3_000,
         request_timeout_ms: int = 3_000,
         limits: Limits | None = None,
+        on_lost: Callable[[str], None] | None = None,
     ) -> None:
+        """`on_lost` is told the address of a connection that was made and has ended without our doing."""
+        self._on_lost = on_lost
         self._loop = loop
         self._connect_timeout_ms = connect_timeout_ms
         self._request_timeout_ms = request_timeout_ms
@@ -488,6 +491,7 @@ class RemotingClient:
 
     def close(self) -> None:
         """Close every connection; requests without an answer fail."""
+        self._on_lost = None
         for link in list(self._links.values()):
             self._drop(link, "the client was closed")
 
@@ -624,6 +628,8 @@ class RemotingClient:
         for one in waiting.values():
             one.timer.cancel()
             one.answer(RemotingFailed(f"{link.address}: {reason}"))
+        if link.connected and self._on_lost is not None:
+            self._on_lost(link.address)
 
 
 def _is_numeric(host: str) -> bool:

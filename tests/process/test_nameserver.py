@@ -14,10 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
+from actormq_process import Dev, running_dev
 from server_process import Server, running_namesrv
 
 from actormq.cli.remote import UNREACHABLE, Remote, split_address
-from actormq.errors import RequestRefused
+from actormq.errors import ClientError, RequestRefused
 from actormq.wire import frame
 from actormq.wire.command import RemotingCommand, Serialize
 from actormq.wire.registration import DataVersion, RegistrationBody, TopicConfig, encode_registration
@@ -138,7 +139,7 @@ def _answers(server: Server) -> bool:
     try:
         with Remote(timeout_s=1) as remote:
             remote.ask(server.words["namesrv"], 106)
-    except UNREACHABLE:
+    except ClientError:
         return False
     return True
 
@@ -196,3 +197,24 @@ def test_a_broken_kv_file_is_named(tmp_path: Path) -> None:
     assert f"the KV configuration {tmp_path}/kv.json cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "kv.json").read_text() == "{nonsense"
+
+
+def test_a_dev_broker_is_found_again_soon_after_its_name_server_died() -> None:
+    """The broker notices the end of its connection; nobody waits for the next registration (30 s)."""
+    with running_dev() as dev:
+        for _ in range(2):
+            names = {
+                child.name(): child for child in psutil.Process(dev.process.pid).children(recursive=True)
+            }
+            names["amq:nameserver"].send_signal(signal.SIGKILL)
+            names["amq:nameserver"].wait(5)
+            until(lambda: _is_found(dev))
+
+
+def _is_found(dev: Dev) -> bool:
+    try:
+        with Remote(timeout_s=1) as remote:
+            remote.ask(dev.namesrv, 105, {"topic": "TBW102"})
+    except ClientError:
+        return False
+    return True

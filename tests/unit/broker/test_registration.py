@@ -102,6 +102,27 @@ def test_the_last_change_reaches_every_name_server_in_the_end(seed: int, steps: 
     assert registrar.settled(registrar.change)
 
 
+def test_a_lost_connection_is_a_lost_registration() -> None:
+    """A name server that restarts knows us again soon; one that ends every connection is not hammered."""
+    registrar = Registrar(["a"], 30_000)
+    registrar.changed()
+    assert registrar.due(0) == ["a"]
+    registrar.answered("a", 0)
+    registrar.lost("a", 1_000)
+    assert not registrar.settled(1)
+    assert (registrar.due(1_199), registrar.due(1_200)) == ([], ["a"])
+    assert registrar.answered("a", 1_210)
+    now_ms, asked = 2_000, 0
+    registrar.lost("a", now_ms)
+    while now_ms < 32_000:
+        now_ms = max(now_ms, registrar.wake_ms() or 0)
+        for address in registrar.due(now_ms):
+            asked += 1
+            registrar.failed(address, now_ms)
+            registrar.lost(address, now_ms)
+    assert asked < 10
+
+
 def test_without_name_servers_there_is_nothing_to_do() -> None:
     """A change is settled at once."""
     registrar = Registrar([], 30_000)
