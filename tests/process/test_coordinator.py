@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from actormq_process import Dev, start_dev
+from gateway_process import Peer, ask_anew, heartbeat, kill, until
 from gateway_rig import pull_request, send_request
-from process.test_gateway import Peer, ask_anew, heartbeat, kill, until
 
 from actormq.store.record import Record, decode
 from actormq.wire import json
