@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -52,6 +53,17 @@ class Forkserver:
         finally:
             theirs.close()
         self.socket = ours
+        self._ended = False
+
+    def end(self) -> None:
+        """Kill it: no role is touched by that, and it has nothing to finish.  Twice is once."""
+        if self._ended:
+            return
+        self._ended = True
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self.socket.close()
 
 
 def _spawn(fd: int, preload: Sequence[str]) -> int:
@@ -81,7 +93,6 @@ def raise_descriptor_limit() -> None:
 def main(arguments: Sequence[str]) -> None:
     """Serve until the supervisor goes: ``forkserver FD MODULE…``."""
     import faulthandler
-    import signal
 
     fd, *preload = arguments
     sock = socket.socket(fileno=int(fd))
@@ -103,7 +114,6 @@ class _Server:
 
     def __init__(self, sock: socket.socket) -> None:
         import select
-        import signal
 
         from actormq.actors import control
 
@@ -176,8 +186,6 @@ class _Server:
 
     def _leave(self) -> None:
         """In a child: drop everything that is the forkserver's."""
-        import signal
-
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._line.close()

@@ -222,10 +222,10 @@ def main(argument: str) -> int:
 
     def tell(supervisor: Supervisor) -> None:
         facts = {
-            "run_dir": str(supervisor.run_dir.path),
+            "run_dir": str(supervisor.run_dir),
             "addresses": supervisor.addresses,
-            "positions": supervisor._segments["positions"].fd,
-            "forkserver": supervisor._forkserver.pid if supervisor._forkserver else 0,
+            "positions": supervisor.positions_fd,
+            "forkserver": supervisor.nursery.forkserver_pid,
         }
         print(json.dumps(facts), flush=True)
 
