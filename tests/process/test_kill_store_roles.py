@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from process.demo import PROJECT, wait_until
-from process.store_broker import StoreBroker
+from process.store_broker import FILE_BYTES, PATIENCE_S, StoreBroker
 
 from actormq.config import FlushMode
 from actormq.shm.positions import Position, RoleCell, RoleState, slot_of
@@ -74,7 +74,9 @@ def test_death_of_every_role_at_a_point(tmp_path: Path, column: tuple[str | None
         broker.wait_acknowledged(1200)
         for name in armed:
             role = name.partition(".")[0]
-            wait_until(lambda role=role: broker.role(role, RoleCell.INCARNATION) == 2, f"{role} died")
+            wait_until(
+                lambda role=role: broker.role(role, RoleCell.INCARNATION) == 2, f"{role} died", PATIENCE_S
+            )
             broker.wait_running(role, 2)
         run_to_the_end(broker, 1200)
 
@@ -132,6 +134,31 @@ def test_stopped_writer_loses_nothing_and_is_not_replaced(tmp_path: Path) -> Non
         assert broker.stop() == 0
         verdict = broker.check()
         assert verdict.clean, verdict
+
+
+@pytest.mark.parametrize("point", [None, *(name for name in sorted(NOT_UNDER_LOAD) if name[0] == "c")])
+def test_old_files_go_whoever_dies(tmp_path: Path, point: str | None) -> None:
+    """The store shrinks from its old end while it grows at the other, and is whole in between."""
+    spec = f"{point}:2" if point else ""
+    options = {"messages": 2500, "body_bytes": 600, "faults": spec, "classes": {"cleaner": "EagerCleaner"}}
+    with StoreBroker(tmp_path, **options).start() as broker:  # type: ignore[arg-type]
+        broker.wait_acknowledged(2500)
+        broker.wait_dispatched()
+        last = broker.positions.get(Position.APPENDED) // FILE_BYTES * FILE_BYTES
+        wait_until(lambda: broker.log_min == last, f"all but the last file are gone: {broker.log}")
+        if point:
+            assert broker.role("cleaner", RoleCell.INCARNATION) == 2
+        assert broker.positions.get(Position.CLEANED) == last
+        assert broker.stop() == 0, broker.log
+        verdict = broker.check(expect_all=False)
+        assert verdict.clean, f"{verdict}\n{broker.log}"
+        assert verdict.received > 0
+    with StoreBroker(tmp_path, messages=50).start() as broker:
+        assert broker.positions.get(Position.CLEANED) == last
+        broker.wait_acknowledged(50)
+        broker.wait_dispatched()
+        assert broker.stop() == 0, broker.log
+        assert broker.check(expect_all=False).clean
 
 
 @pytest.mark.soak
