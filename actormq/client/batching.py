@@ -164,6 +164,12 @@ class Accumulator:
             lane.open = None
         return batch, place
 
+    @staticmethod
+    def is_news(batch: Batch, place: int) -> bool:
+        """Return whether the message at `place`, just appended, gave `ready` (or `due_at_ms`) something new."""
+        lane = batch.lane
+        return lane.in_flight < lane.in_flight_max and (place == 0 or lane.open is not batch)
+
     def _new_lane(self, key: LaneKey) -> Lane:
         lane = Lane(key, 1 if key[1] is not None else self.limits.in_flight_per_topic)
         self._lanes[key] = lane

@@ -63,11 +63,14 @@ class Collector:
             place = self._window.append(
                 key, message.flag, message.body, properties, now_ms, alone=message.delay_level > 0
             )
-            must_wake = not self._is_pumping
-            self._is_pumping = True
+            if place is None:
+                return None
+            # A busy lane is looked at when its request has ended; an open batch was looked at when it began.
+            must_wake = not self._is_pumping and self._window.is_news(*place)
+            self._is_pumping |= must_wake
         if must_wake:
             self._session.loop.call_soon(self._pump)
-        return None if place is None else SendFuture(*place)
+        return SendFuture(*place)
 
     def wait_for_room(self, message: Message, timeout_s: float) -> bool:
         """Block until there is room for `message`, or the window is closed; False = time is up."""

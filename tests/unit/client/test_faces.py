@@ -42,7 +42,7 @@ from actormq.errors import (
 from actormq.wire.codes import RequestCode
 
 FIRST = ConsumerSettings(start_from=StartFrom.FIRST)
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 @pytest.fixture
@@ -154,12 +154,12 @@ def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     settings = ProducerSettings(retries=1, retry_pause_ms=1)
-    for scheme in ("rocketmq", "zmq"):
-        with Producer(f"{scheme}://127.0.0.1:{port}", settings=settings) as producer:
-            began = time.monotonic()
-            with pytest.raises(SendFailed, match="is one running there"):
-                producer.send("orders", b"x")
-            assert time.monotonic() - began < 2.5, "refused, not timed out"
+    for scheme, how in (("rocketmq", "Connection refused"), ("zmq", "nobody listens")):
+        with (
+            Producer(f"{scheme}://127.0.0.1:{port}", settings=settings) as producer,
+            pytest.raises(SendFailed, match=f"is one running there.*{how}"),
+        ):
+            producer.send("orders", b"x")
 
 
 def test_a_name_that_does_not_exist() -> None:
