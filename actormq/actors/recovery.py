@@ -47,6 +47,7 @@ def prepare(
         StoreForeign, RequestError: it cannot be served; one sentence says why.
         OSError: the disk failed.
     """
+    faults.point("recovery.begun")
     delay_ms = list(DelayLevels(config.coordinator.delay_levels).delays_ms)
     # RocketMQ's file names the broker; recovery itself is gone in a moment.
     pid = positions.role(slot_of("supervisor"), RoleCell.PID) or os.getpid()

@@ -117,6 +117,23 @@ def test_kill_of_the_supervisor_loses_nothing(tmp_path: Path, flush: FlushMode) 
         run_to_the_end(broker, 200)
 
 
+def test_death_of_recovery_is_a_failed_start_and_nothing_else(tmp_path: Path) -> None:
+    """Whatever it had changed by then, the next recovery begins from there."""
+    with StoreBroker(tmp_path, messages=100_000).start() as broker:
+        broker.wait_acknowledged(300)
+        broker.kill_all()
+    source = (PROJECT / "actormq/actors/recovery.py").read_text()
+    names = re.findall(r'faults\.point\("([^"]+)"\)', source)
+    assert len(names) >= 6
+    for name in names:
+        with StoreBroker(tmp_path, messages=0, faults=name).begin() as broker:
+            assert broker.wait() != 0, name
+            assert "recovery was killed by SIGKILL" in broker.log
+            assert (broker.store / "abort").exists() or name == "recovery.begun"
+    with StoreBroker(tmp_path, messages=100).start() as broker:
+        run_to_the_end(broker, 100)
+
+
 def test_stopped_writer_loses_nothing_and_is_not_replaced(tmp_path: Path) -> None:
     """A process that only sleeps (SIGSTOP) is waited for; a second writer beside it would be the end."""
     with StoreBroker(tmp_path, messages=100_000).start() as broker:
