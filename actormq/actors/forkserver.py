@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from actormq.actors import control
 
-RUNTIME: Final = "actormq.actors.runtime"
+ENTRY: Final = "actormq.actors.entry"
 _NAME_BYTES_MAX: Final = 15
 _DESCRIPTORS_WANTED: Final = 65_536
 BROKER_MODULES: Final = tuple(
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     child = _Server(sock).run(preload)
 
-    from actormq.actors.runtime import run_role
+    from actormq.actors.entry import run_role
 
     run_role(child)
 
@@ -146,7 +146,7 @@ class _Server:
         import importlib
 
         loaded = set()
-        for module in (RUNTIME, *modules):
+        for module in (ENTRY, *modules):
             try:
                 importlib.import_module(module)
             except ImportError:

@@ -1,7 +1,6 @@
 """What a role runs in: pykka actors whose loop is the main thread of a process of their own.
 
-A role's class derives from `ProcessActor`.  The forkserver's child calls `run_role`, which receives
-everything from the supervisor over the control line, starts the actor and never returns.
+A role's class derives from `ProcessActor`; `entry` starts it in a forkserver's child.
 Order: ``__init__``, ``on_port_opened`` for every port that is there, ``on_start``, then turns of
 ``on_batch``, messages, ``on_tick``; at the end ``on_stop``, and turns until ``drained``.
 
@@ -12,46 +11,42 @@ status 70.  End of file on the control line means that the supervisor is gone: e
 from __future__ import annotations
 
 import contextlib
-import importlib
-import logging
 import os
-import select
 import signal
-import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 import pykka
 
-from actormq import faults
 from actormq.actors import control
+from actormq.actors.context import Letters, PositionsDirectory, Ref, RoleContext
 from actormq.actors.loop import READ, WRITE, Loop
-from actormq.actors.mailbox import Mailbox, ProcessFuture, ProcessRef, Sender
-from actormq.actors.status import EXIT_BUG, EXIT_REFUSED, EXIT_STORE_FAILED
-from actormq.actors.storelock import StoreLock
-from actormq.clock import Clock, SystemClock
-from actormq.config import BrokerConfig
-from actormq.errors import ActorMQError, PeerError, StoreFailed
-from actormq.shm.doorbell import ALWAYS_RINGS, Doorbell
-from actormq.shm.positions import Position, Positions, RoleCell, RoleState, slot_of
+from actormq.actors.mailbox import ProcessFuture, Sender
+from actormq.errors import ActorMQError, PeerError
+from actormq.shm.doorbell import ALWAYS_RINGS
+from actormq.shm.positions import RoleCell, RoleState
 from actormq.shm.ring import Port
 from actormq.shm.segment import Segment
-from actormq.telemetry.log import role_logger
 
 if TYPE_CHECKING:
     from pykka._envelope import Envelope
 
+__all__ = [
+    "DEFERRED",
+    "LOCAL",
+    "PositionsDirectory",
+    "ProcessActor",
+    "ProcessInbox",
+    "Ref",
+    "RoleContext",
+    "Sender",
+    "ThreadedRole",
+]
+
 _WISHES: Final = tuple(cell for cell in RoleCell if cell.name.startswith("WANTED_"))
 _UNCOMPILED_LIMIT_NS: Final = 1_000_000
-_LINGER_MS: Final = 200
-
-
-Letters = list[tuple[control.ToRole, list[int]]]
-"""Messages of the supervisor, each with its descriptors."""
 
 
 class _Deferred:
@@ -63,82 +58,6 @@ DEFERRED: Final = _Deferred()
 
 LOCAL: Final = Sender("", 0)
 """The sender of what came from inside this process."""
-
-
-class Ref(Protocol):
-    """What a role may do with another one; `ProcessRef`, or a fake in tests."""
-
-    def tell(self, message: msgspec.Struct) -> bool: ...
-
-    def ask(
-        self,
-        message: msgspec.Struct,
-        *,
-        block: bool = False,
-        timeout: float | None = None,
-        reply_type: Any = Any,
-    ) -> Any: ...
-
-    def is_alive(self) -> bool: ...
-
-
-class PositionsDirectory:
-    """Who is alive, by the positions page."""
-
-    def __init__(self, positions: Positions) -> None:
-        self._positions = positions
-
-    def incarnation_of(self, role: str) -> int:
-        slot = slot_of(role)
-        if self._positions.role(slot, RoleCell.STATE) in (RoleState.ABSENT, RoleState.STOPPED):
-            return 0
-        return self._positions.role(slot, RoleCell.INCARNATION)
-
-    def pid_of(self, role: str) -> int:
-        return self._positions.role(slot_of(role), RoleCell.PID)
-
-
-@dataclass
-class RoleContext:
-    """Everything that a role is given; tests make one by hand."""
-
-    role: str
-    slot: int
-    incarnation: int
-    config: BrokerConfig
-    positions: Positions
-    doorbells: Mapping[str, Doorbell]
-    segments: dict[str, Segment]
-    run_dir: Path
-    listeners: dict[str, int] = field(default_factory=dict)
-    clock: Clock = field(default_factory=SystemClock)
-    log: logging.Logger = field(default_factory=lambda: logging.getLogger("actormq"))
-    refs: dict[str, Ref] = field(default_factory=dict)
-    mailbox: Mailbox | None = None
-    line: control.Line | None = None
-    one_shot: bool = False
-    letters_before: Letters = field(default_factory=list)
-    letters_after: Letters = field(default_factory=list)
-
-    @property
-    def doorbell(self) -> Doorbell:
-        """Our own."""
-        return self.doorbells[self.role]
-
-    def ref(self, role: str) -> Ref:
-        """Return the way to another role: always its living incarnation."""
-        if role not in self.refs:
-            assert self.mailbox is not None, f"no mailbox and no reference to {role} was handed in"
-            self.refs[role] = ProcessRef(self.mailbox, PositionsDirectory(self.positions), role)
-        return self.refs[role]
-
-    def store_failed(self, sentence: str) -> NoReturn:
-        """Say that a write or sync of the log failed, and die: the supervisor stops the broker."""
-        self.positions.set(Position.STORE_FAILED, 1)
-        self.log.critical(sentence)
-        if self.line is not None:
-            self.line.send(control.StoreBroken(sentence=sentence))
-        os._exit(EXIT_STORE_FAILED)
 
 
 class ProcessInbox:
@@ -495,130 +414,3 @@ class ThreadedRole(pykka.ThreadingActor):
     def _drain(self) -> None:
         while self.role.on_batch():
             pass
-
-
-def run_role(sock: socket.socket) -> NoReturn:
-    """Be the role that the supervisor describes over `sock`; the end of a forkserver's child."""
-    line = control.Line(sock, control.ToRole)
-    before, after = _await_go(line)
-    start, descriptors = before.pop(0)
-    assert isinstance(start, control.Start), start
-    if start.incarnation > 1:
-        faults.arm("")  # a role dies at its armed point once: its successor shows how it recovers
-    handed = dict(zip(start.names, descriptors, strict=True))
-    log = role_logger(start.role, handed["log"])
-    status = EXIT_BUG
-    try:
-        context = _context(start, handed, line, log)
-        context.letters_before, context.letters_after = before, after
-        status = _live(resolve(start.class_path), context, line)
-    except BaseException:
-        log.critical("died of an unknown error", exc_info=True)
-    finally:
-        os._exit(status)
-
-
-def _await_go(line: control.Line) -> tuple[Letters, Letters]:
-    """Return what came before Go (Start first), and what came after it already."""
-    poller = select.poll()
-    poller.register(line.fileno(), select.POLLIN)
-    came: Letters = []
-    while not any(isinstance(message, control.Go) for message, _ in came):
-        poller.poll()
-        came += line.receive()
-        if line.ended:
-            os._exit(0)
-    go = next(index for index, (message, _) in enumerate(came) if isinstance(message, control.Go))
-    return came[:go], came[go + 1 :]
-
-
-def _live(role_class: type[ProcessActor], context: RoleContext, line: control.Line) -> int:
-    """Be the role until it ends; return the exit status."""
-    try:
-        if role_class.writes_store:
-            StoreLock(context.config.store.root).share()
-            _exit_if_orphaned(line)
-        mailbox = context.mailbox = _mailbox(role_class, context, line)
-        role_class.start(context)
-        mailbox.close(_LINGER_MS)
-    except StoreFailed as error:
-        context.store_failed(error.remark)
-    except ActorMQError as error:
-        if context.positions.role(context.slot, RoleCell.STATE) != RoleState.STARTING:
-            raise  # once it serves, trouble that nobody caught is a bug
-        context.log.critical(error.remark)
-        return EXIT_REFUSED
-    return 0
-
-
-def _mailbox(role_class: type[ProcessActor], context: RoleContext, line: control.Line) -> Mailbox:
-    directory = PositionsDirectory(context.positions)
-    mailbox = Mailbox(context.run_dir, context.role, context.incarnation, role_class.messages, directory)
-    mailbox.lifeline_fd = line.fileno()
-    mailbox.on_lifeline = lambda: _exit_if_orphaned(line)
-    return mailbox
-
-
-def _exit_if_orphaned(line: control.Line) -> None:
-    """Exit when the supervisor is gone.
-
-    After the shared lock was taken this decides: a new supervisor takes byte 0 only when ours is dead.
-    """
-    if line.at_end():
-        os._exit(0)
-
-
-def _context(
-    start: control.Start,
-    descriptors: dict[str, int],
-    line: control.Line,
-    log: logging.Logger,
-) -> RoleContext:
-    by_kind: dict[str, dict[str, int]] = {"segment": {}, "doorbell": {}, "listener": {}}
-    for name, fd in descriptors.items():
-        kind, _, rest = name.partition(":")
-        if rest:
-            by_kind[kind][rest] = fd
-    segments = {name: Segment.attach(fd) for name, fd in by_kind["segment"].items()}
-    positions = Positions(segments["positions"].view)
-    return RoleContext(
-        role=start.role,
-        slot=start.slot,
-        incarnation=start.incarnation,
-        config=control.decode_config(start.config),
-        positions=positions,
-        doorbells={role: Doorbell(fd, positions, slot_of(role)) for role, fd in by_kind["doorbell"].items()},
-        segments=segments,
-        run_dir=Path(start.run_dir),
-        listeners=by_kind["listener"],
-        log=log,
-        line=line,
-        one_shot=start.one_shot,
-    )
-
-
-def resolve(class_path: str) -> type[ProcessActor]:
-    """Return the class at ``package.module:Class``."""
-    module_name, _, class_name = class_path.partition(":")
-    role_class = getattr(importlib.import_module(module_name), class_name)
-    assert isinstance(role_class, type), class_path
-    assert issubclass(role_class, ProcessActor), class_path
-    return role_class
-
-
-__all__ = [
-    "DEFERRED",
-    "EXIT_BUG",
-    "EXIT_REFUSED",
-    "EXIT_STORE_FAILED",
-    "LOCAL",
-    "PositionsDirectory",
-    "ProcessActor",
-    "ProcessInbox",
-    "Ref",
-    "RoleContext",
-    "Sender",
-    "ThreadedRole",
-    "resolve",
-    "run_role",
-]
