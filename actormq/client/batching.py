@@ -166,7 +166,7 @@ class Accumulator:
 
     @staticmethod
     def is_news(batch: Batch, place: int) -> bool:
-        """Return whether the message at `place`, just appended, gave `ready` (or `due_at_ms`) something new."""
+        """Return whether the message just appended at `place` gave `ready` something new to look at."""
         lane = batch.lane
         return lane.in_flight < lane.in_flight_max and (place == 0 or lane.open is not batch)
 

@@ -214,10 +214,11 @@ def test_a_silent_server_is_given_up(server: FakeServer, url: str) -> None:
 
 def test_a_full_window_blocks_and_then_says_so(server: FakeServer, url: str) -> None:
     limits = BatchLimits(batch_messages=1, window_messages=2, in_flight_per_topic=1)
-    settings = ProducerSettings(send_timeout_ms=400, window_timeout_ms=50, retries=0, batch=limits)
-    with Producer(url, settings=settings) as producer:
+    with Producer(url, settings=ProducerSettings(window_timeout_ms=60_000, batch=limits)) as producer:
         for future in [producer.send_async("orders", b"x") for _ in range(20)]:
             assert future.result(SECONDS)
+    settings = ProducerSettings(send_timeout_ms=400, window_timeout_ms=50, retries=0, batch=limits)
+    with Producer(url, settings=settings) as producer:
         server.cluster.silent.add(RequestCode.SEND_MESSAGE_V2)
         futures = [producer.send_async("orders", b"x") for _ in range(2)]
         with pytest.raises(WindowFull, match="slower than this producer"):
@@ -526,11 +527,13 @@ def test_asyncio_a_full_window(server: FakeServer, url: str) -> None:
     limits = BatchLimits(batch_messages=1, window_messages=2, in_flight_per_topic=1)
 
     async def main() -> None:
-        settings = ProducerSettings(send_timeout_ms=400, window_timeout_ms=50, retries=0, batch=limits)
-        async with AsyncProducer(url, settings=settings) as producer:
+        patient = ProducerSettings(window_timeout_ms=60_000, batch=limits)
+        async with AsyncProducer(url, settings=patient) as producer:
             futures = [await producer.send_async("orders", b"%d" % index) for index in range(20)]
             assert [(await future).queue.topic for future in futures] == ["orders"] * 20
-            server.cluster.silent.add(RequestCode.SEND_MESSAGE_V2)
+        server.cluster.silent.add(RequestCode.SEND_MESSAGE_V2)
+        settings = ProducerSettings(send_timeout_ms=400, window_timeout_ms=50, retries=0, batch=limits)
+        async with AsyncProducer(url, settings=settings) as producer:
             late = [await producer.send_async("orders", b"x") for _ in range(2)]
             with pytest.raises(WindowFull):
                 await producer.send_async("orders", b"x")
