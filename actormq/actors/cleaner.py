@@ -22,6 +22,7 @@ from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.actors.writer import NO_ROOM
 from actormq.broker.queue_rows import QueueRow, QueueRows
 from actormq.config import StoreConfig
+from actormq.kernels.rings import full_fence
 from actormq.shm.extents import Extents
 from actormq.shm.positions import GATEWAY_SLOT, SLOTS, Position, Positions, RoleCell, RoleState
 from actormq.shm.tables import TablesReader
@@ -142,6 +143,8 @@ class Remover:
     def hide(self, log_min: int, queues: Iterable[QueueRow]) -> None:
         """Tell every reader that the log begins at `log_min`, and each queue where that leaves it."""
         self.positions.set(Position.CLEANED, log_min)
+        # A gateway says where it reads, then looks at CLEANED; we do it the other way round.
+        full_fence()
         faults.point("cleaner.log-hidden")
         reader = QueueReader(self.disk, self.config.root / QUEUES_FOLDER, self.config.queue_file_entries)
         for queue in queues:

@@ -33,6 +33,7 @@ from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import QueueFiles
 from actormq.store.disk import Disk, RealDisk
 from actormq.store.index import IndexWriter
+from actormq.store.queue_bounds import queues_on_disk
 
 STEP_BYTES: Final = 4 * 1024 * 1024
 """How much of the log is dispatched at once, before others hear of it."""
@@ -62,6 +63,7 @@ class Dispatcher:
         delay_ms: list[int],
     ) -> None:
         self.config = config
+        self.disk = disk
         self.positions = positions
         self.extents = extents
         self.dispatched = positions.get(Position.DISPATCHED)
@@ -84,13 +86,32 @@ class Dispatcher:
         self.follow_tables()
 
     def follow_tables(self) -> None:
-        """Take over what was published; forget files of queues that are no more."""
+        """Take over what was published; remove the files of queues that are no more.
+
+        Only here they can go without a race: nobody else writes entries, and those of a topic that was
+        made again under the same name come after this.
+        """
         if not self._tables.stale:
             return
-        if self._rows.apply(*self._tables.poll()):
-            # A descriptor of a deleted queue's file must not be taken for that of its successor.
-            self._files.close()
+        for queue in self._rows.apply(*self._tables.poll()):
+            self._remove(queue.topic, queue.queue_id)
         self._tables.mark_seen()
+
+    def remove_stale(self) -> None:
+        """Remove the files of queues that were deleted while no dispatcher lived to see it."""
+        root = self.config.root / QUEUES_FOLDER
+        for topic, queue_id in queues_on_disk(self.disk, root):
+            row = self._rows.rows.get((topic.encode("utf-8", "surrogatepass"), queue_id))
+            if row is None or self.extents.read(row).max == 0:
+                self._remove(topic, queue_id)
+
+    def _remove(self, topic: str, queue_id: int) -> None:
+        # Also its descriptors: they must not be taken for those of the files that come after.
+        self._files.remove_queue(topic, queue_id)
+        folder = self.config.root / QUEUES_FOLDER / topic
+        if self.disk.exists(folder) and not self.disk.listdir(folder):
+            self.disk.remove_folder(folder)
+        faults.point("dispatcher.queue-removed")
 
     @property
     def safe(self) -> int:
@@ -222,6 +243,8 @@ class DispatcherActor(ProcessActor):
             TablesReader(context.segments["tables"].view, self.positions, context.slot),
             [levels.delay_ms(level) for level in range(1, levels.highest + 1)],
         )
+        if context.incarnation > 1:
+            self.state.remove_stale()
         if "arrived" in self.ports:
             self._arrived = RingProducer(self.ports["arrived"].requests)
             # What the dead one made readable and did not say is not known: all rows.

@@ -12,7 +12,7 @@ One sync serves everyone who waits: what was appended while it ran goes with the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +111,11 @@ class QueueFlush:
         self._named: set[Path] = set()
         if not everything:
             self._synced = {row: state for row, state in enumerate(self._states()) if state[0]}
+
+    def forget(self, queues: Iterable[QueueRow]) -> None:
+        """These queues are no more: files that come in the place of theirs have new names to make durable."""
+        gone = {queue_folder(self._root, queue.topic, queue.queue_id) for queue in queues}
+        self._named = {path for path in self._named if path.parent not in gone}
 
     def _states(self) -> list[tuple[int, int]]:
         """Return (incarnation, max) of every row that may be in use."""
@@ -377,7 +382,8 @@ class FlusherActor(ProcessActor):
         self._rows = QueueRows()
 
     def on_start(self) -> None:
-        self._follow_tables()
+        self._rows.apply(*self._tables.poll())
+        self._tables.mark_seen()
         self.state = Flusher(
             self.config.store,
             RealDisk(),
@@ -392,7 +398,7 @@ class FlusherActor(ProcessActor):
 
     def _follow_tables(self) -> None:
         if self._tables.stale:
-            self._rows.apply(*self._tables.poll())
+            self.state.queues.forget(self._rows.apply(*self._tables.poll()))
             self._tables.mark_seen()
 
     def on_batch(self) -> bool:

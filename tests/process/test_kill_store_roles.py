@@ -29,6 +29,7 @@ SELDOM = {
 NOT_UNDER_LOAD = {
     "writer.recovered",
     "flusher.marked-clean",
+    "dispatcher.queue-removed",
     "cleaner.log-hidden",
     "cleaner.queues-hidden",
     "cleaner.log-file-removed",

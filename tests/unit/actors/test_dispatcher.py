@@ -13,7 +13,7 @@ from store_rig import FILE_BYTES, Died, Memory, StoreWriter, killing
 
 from actormq.actors.dispatcher import Dispatcher
 from actormq.actors.flusher import INDEX_TIMESTAMP, QUEUES_TIMESTAMP
-from actormq.broker.tables import TopicGone, encode_entry
+from actormq.broker.tables import TopicEntry, TopicGone, encode_entry
 from actormq.config import FlushMode
 from actormq.message import tags_code
 from actormq.shm.append_port import Completion
@@ -155,24 +155,54 @@ def test_messages_of_a_deleted_topic_are_passed_over(memory: Memory) -> None:
     assert not (memory.root / consume_queue.FOLDER / "dead").exists()
 
 
-def test_topic_made_again_gets_files_of_its_own(memory: Memory) -> None:
-    """The deleted queue's descriptor must not take the new one's entries."""
+def delete(memory: Memory, topic: str, row: int) -> None:
+    memory.extents.close_row(row)
+    memory.publisher.publish(encode_entry(TopicGone(topic)))
+
+
+def make_again(memory: Memory, topic: str, row: int, incarnation: int) -> None:
+    memory.extents.open_row(row, incarnation, 0, 0)
+    entry = TopicEntry(topic, 6, 1, 1, 0, False, "SINGLE_TAG", {}, [row], [incarnation])
+    memory.publisher.publish(encode_entry(entry))
+
+
+@pytest.mark.parametrize("seen_between", [True, False])
+@pytest.mark.parametrize("died", [True, False])
+def test_topic_made_again_begins_with_nothing(memory: Memory, seen_between: bool, died: bool) -> None:
+    """The deleted queue's files are gone before the new queue's first entry is written."""
     rig = Rig(memory)
     (row,) = memory.add_topic("again")
-    rig.store.put(topic=b"again", row=row)
+    for _ in range(150):
+        rig.store.put(topic=b"again", row=row)
     rig.run()
-    folder = memory.root / consume_queue.FOLDER / "again" / "0"
-    for path in folder.iterdir():
-        path.unlink()
-    memory.extents.close_row(row)
-    memory.publisher.publish(encode_entry(TopicGone("again")))
-    rig.dispatcher.follow_tables()
-    assert memory.add_topic("again") == [row]
-    memory.extents.open_row(row, row + 1, 0, 0)
-    done = rig.store.put(topic=b"again", row=row)
+    folder = memory.root / consume_queue.FOLDER / "again"
+    assert len(list((folder / "0").iterdir())) == 2
+    delete(memory, "again", row)
+    if seen_between and not died:
+        rig.dispatcher.follow_tables()
+        assert not folder.exists()
+    make_again(memory, "again", row, 1000)
+    if died:
+        rig.start().remove_stale()
+    done = rig.store.put(topic=b"again", row=row, incarnation=1000)
+    assert done.queue_offset == 0
     rig.run()
+    assert len(list((folder / "0").iterdir())) == 1
     reader = QueueReader(RealDisk(), memory.root / consume_queue.FOLDER, memory.config.queue_file_entries)
-    assert reader.entry("again", 0, done.queue_offset)[0] == done.log_offset
+    assert reader.entry("again", 0, 0)[0] == done.log_offset
+    assert reader.entry("again", 0, 1) == (0, 0, 0)
+
+
+def test_topic_deleted_while_nobody_looked_is_removed_later(memory: Memory) -> None:
+    rig = Rig(memory)
+    (row,) = memory.add_topic("dead")
+    rig.store.put(topic=b"dead", row=row)
+    kept = rig.store.put()
+    rig.run()
+    delete(memory, "dead", row)
+    rig.start().remove_stale()
+    assert not (memory.root / consume_queue.FOLDER / "dead").exists()
+    assert [entry[0] for entry in rig.entries(0)] == [kept.log_offset]
 
 
 class FullDisk(RealDisk):

@@ -13,7 +13,7 @@ from store_rig import FILE_BYTES, Died, Memory, StoreWriter, append, killing
 
 from actormq.actors.dispatcher import Dispatcher
 from actormq.actors.flusher import PAGE_BYTES, ROUND_PAUSE, Flusher, LogFlush
-from actormq.broker.queue_rows import QueueRows
+from actormq.broker.queue_rows import QueueRow, QueueRows
 from actormq.config import FlushMode, StoreConfig
 from actormq.errors import StoreFailed
 from actormq.shm.positions import Position, RoleCell, slot_of
@@ -374,6 +374,21 @@ class TestQueuesAndCheckpoint:
         (memory.root / "consumequeue" / "topic" / "0" / ("0" * 20)).unlink()
         rig.round(0)
         assert rig.on_disk().queues_flushed == done.log_end
+
+    def test_names_of_a_queue_made_again_are_synced_again(self, memory: Memory) -> None:
+        """Its file is another one, in a folder that may be another one."""
+        rig = Rig(memory)
+        rig.store.put()
+        rig.run(0)
+        rig.dispatch()
+        now_ns = rig.round(0)
+        rig.flusher.queues.forget([QueueRow("topic", 0, 0, 1)])
+        rig.store.put()
+        rig.run(now_ns)
+        rig.dispatch()
+        rig.disk.synced.clear()
+        rig.round(now_ns)
+        assert str(memory.root / "consumequeue" / "topic") in rig.disk.synced
 
     def test_stopping_leaves_nothing_undone(self, memory: Memory) -> None:
         rig = Rig(memory, FlushMode.ASYNC)
