@@ -338,8 +338,11 @@ class Mailbox:
             limit_ns = min(limit_ns, time.monotonic_ns() + int(timeout_s * 1e9))
         pidfd = _open_pidfd(self._directory.pid_of(future.role))
         poller = zmq.Poller()
-        for watched in (self.socket, *(fd for fd in (self.lifeline_fd, pidfd) if fd >= 0)):
-            poller.register(watched, zmq.POLLIN)
+        poller.register(self.socket, zmq.POLLIN)
+        if pidfd >= 0:
+            poller.register(pidfd, zmq.POLLIN)
+        if self.lifeline_fd >= 0:
+            poller.register(self.lifeline_fd, zmq.POLLERR)  # its end only: messages on it can wait
         try:
             while not future.done:
                 self._wait_once(future, poller, pidfd, limit_ns)

@@ -21,6 +21,7 @@ LINE_BYTES_MAX: Final = 4096
 ROTATE_BYTES: Final = 64 * 1024 * 1024
 ROTATE_COUNT: Final = 10
 _URGENT_WAIT_MS: Final = 200
+_SINK_WAIT_MS: Final = 50
 _PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -91,13 +92,38 @@ def role_logger(role: str, fd: int) -> logging.Logger:
     return logger
 
 
+class _StreamHandler(logging.StreamHandler[TextIO]):
+    """Writes to a terminal or pipe; drops lines when nobody reads: the supervisor must not stop for it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._full():
+            self._dropped += 1
+            return
+        if self._dropped:
+            self.stream.write(f"({self._dropped} lines were dropped here)\n")
+            self._dropped = 0
+        super().emit(record)
+
+    def _full(self) -> bool:
+        """Whether a line would block: a pipe that polls writable takes at least 4096 bytes."""
+        try:
+            fd = self.stream.fileno()
+        except (OSError, ValueError):
+            return False  # a stream in memory takes everything
+        poller = select.poll()
+        poller.register(fd, select.POLLOUT)
+        return not poller.poll(0 if self._dropped else _SINK_WAIT_MS)
+
+
 class LogSink:
     """Where the lines end: a rotated file, or stderr.  The supervisor's own lines come in by `logger`."""
 
     def __init__(self, path: Path | None, stream: TextIO | None = None, role: str = "supervisor") -> None:
-        self._handler: logging.Handler = (
-            _file_handler(path) if path else logging.StreamHandler(stream or sys.stderr)
-        )
+        self._handler: logging.Handler = _file_handler(path) if path else _StreamHandler(stream or sys.stderr)
         self._partial = b""
         self.logger = logging.Logger("actormq.supervisor", logging.INFO)
         formatter = LineFormatter(role)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -161,25 +162,29 @@ def test_death_ends_a_wait(caller: Mailbox, holder: Mailbox, alive: Alive) -> No
         future.get()
 
 
-def test_lifeline_ends_a_wait(caller: Mailbox, holder: Mailbox, tmp_path: Path) -> None:
-    """Blocked in `get` when the supervisor dies: the role is told at once."""
-    import os
-
-    reader, writer = os.pipe()
+def test_lifeline_ends_a_wait(caller: Mailbox, holder: Mailbox) -> None:
+    """Blocked in `get` when the supervisor dies: the role is told at once; its messages can wait."""
+    ours, supervisors = socket.socketpair()
+    calls: list[int] = []
 
     class Orphaned(Exception):
         pass
 
     def orphaned() -> None:
+        calls.append(1)
         raise Orphaned
 
-    caller.lifeline_fd = reader
+    caller.lifeline_fd = ours.fileno()
     caller.on_lifeline = orphaned
+    supervisors.send(b"a message")
     future = caller.ask("holder", Ping(1), timeout_s=60)
-    os.close(writer)
+    with pytest.raises(Timeout):
+        future.get(timeout=0.02)
+    assert not calls
+    supervisors.close()
     with pytest.raises(Orphaned):
         future.get()
-    os.close(reader)
+    ours.close()
 
 
 @pytest.mark.parametrize("letter", [b"", b"\xc1", b"\x01", b"\x96\x00\x01\x02\x03\x04\x05"])

@@ -124,3 +124,20 @@ def test_adopted_loggers_end_in_the_same_log() -> None:
     logging.getLogger("actormq.test_adopted").propagate = False
     logging.getLogger("actormq.test_adopted").warning("too late")
     assert out.getvalue().count("\n") == 1
+
+
+def test_reader_who_sleeps_stops_nobody() -> None:
+    """stderr is a pipe that nobody reads: lines are dropped, and their number is said where it goes on."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream, os.fdopen(reader, "rb", buffering=0) as source:
+        sink = LogSink(None, stream)
+        for number in range(200):
+            sink.feed(b"%04d" % number + b"z" * 1_000 + b"\n")
+        lines = source.read(1 << 20).splitlines()
+        assert 0 < len(lines) < 200
+        sink.feed(b"again\n")
+        sink.close()
+        assert source.read(1 << 20).splitlines() == [
+            b"(%d lines were dropped here)" % (200 - len(lines)),
+            b"again",
+        ]
