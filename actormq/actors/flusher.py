@@ -21,7 +21,7 @@ from typing import ClassVar, Final, TypeVar
 from actormq import faults
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.broker.queue_rows import QueueRow, QueueRows
-from actormq.config import FlushMode, StoreConfig
+from actormq.config import StoreConfig
 from actormq.errors import StoreFailed
 from actormq.shm.extents import ROW_BYTES, Column, Extents
 from actormq.shm.intent import IntentPage
@@ -33,65 +33,18 @@ from actormq.store.commit_log import FOLDER, LogFiles, file_name
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import queue_folder, sync_files
 from actormq.store.disk import Disk, RealDisk
+from actormq.store.log_flush import LogFlush
 
 QUEUES_TIMESTAMP: Final = RoleCell.COUNTER_0
 """The dispatcher's cell: store timestamp of the last record whose queue entry is written."""
 INDEX_TIMESTAMP: Final = RoleCell.COUNTER_1
 """The dispatcher's cell: store timestamp of the last key in the last index file that is full, and synced."""
 
-PAGE_BYTES: Final = 4096
 _T = TypeVar("_T")
 _NS_PER_MS: Final = 1_000_000
 _WORDS: Final = ROW_BYTES // 8
 ROUND_PAUSE: Final = 9
 """So many times the duration of a round over the queues passes before the next: it takes a tenth at most."""
-
-
-class LogFlush:
-    """When the log is synced, and up to where.
-
-    Sync mode: whenever something is unsynced.  Async mode: an interval after the first unsynced byte if
-    there are some pages by then, else after the thorough interval; at once when somebody asks.
-    Source: CommitLog.java, GroupCommitService and FlushRealTimeService.
-    """
-
-    def __init__(self, config: StoreConfig, flushed: int) -> None:
-        self.sync_mode = config.flush is FlushMode.SYNC
-        self.flushed = flushed
-        self._least_bytes = config.flush_least_pages * PAGE_BYTES
-        self._interval_ns = config.flush_interval_ms * _NS_PER_MS
-        self._thorough_ns = config.flush_thorough_interval_ms * _NS_PER_MS
-        self._appended = flushed
-        self._dirty_since_ns: int | None = None
-
-    def look(self, appended: int, now_ns: int) -> None:
-        """Take note of how far the log goes."""
-        self._appended = appended
-        if appended > self.flushed and self._dirty_since_ns is None:
-            self._dirty_since_ns = now_ns
-
-    def done(self, flushed: int, now_ns: int) -> None:
-        """A sync up to `flushed` has returned success."""
-        self.flushed = flushed
-        self._dirty_since_ns = now_ns if self._appended > flushed else None
-
-    @property
-    def due_ns(self) -> int | None:
-        """When to sync, by what is known; None: nothing is unsynced."""
-        if self._dirty_since_ns is None:
-            return None
-        if self.sync_mode:
-            return self._dirty_since_ns
-        enough = self._appended - self.flushed >= self._least_bytes
-        return self._dirty_since_ns + (self._interval_ns if enough else self._thorough_ns)
-
-    @property
-    def wanted_appended(self) -> int:
-        """The `appended` that changes the plan; 0 when only time does."""
-        if self._dirty_since_ns is None:
-            return self.flushed + 1
-        enough = self.flushed + self._least_bytes
-        return enough if not self.sync_mode and self._appended < enough else 0
 
 
 class QueueFlush:

@@ -24,7 +24,7 @@ from actormq import faults
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.config import StoreConfig
 from actormq.errors import StoreFailed
-from actormq.kernels import queues, records
+from actormq.kernels import records
 from actormq.kernels.batches import BatchEncoder, Stop
 from actormq.kernels.rings import HEAD, TAIL, Cells
 from actormq.shm.intent import PORTS_MAX, Intent, IntentPage, PortMove
@@ -33,9 +33,10 @@ from actormq.shm.ring import Port
 from actormq.store.commit_log import FOLDER, LogFiles, LogReader, LogRemoved
 from actormq.store.disk import Disk, RealDisk
 from actormq.store.identifiers import pack_host
+from actormq.store.log_tail import queue_ends
 
 NO_ROOM: Final = RoleCell.COUNTER_0
-"""The cleaner's cell: 1 while its last attempt to make a log file has failed; then sends do not wait for it."""
+"""The cleaner's cell: 1 while its last attempt to make a log file has failed; then sends do not wait."""
 
 BATCH_BYTES: Final = 1024 * 1024
 SHARE_BYTES_MIN: Final = 64 * 1024
@@ -46,7 +47,6 @@ NEXT_FILE_WAIT_NS: Final = 1_000_000_000
 """How long sends wait for the cleaner (which may be restarting) before they are refused."""
 COMPLETIONS_WAIT_NS: Final = 10_000_000
 """How soon to look again at a client that does not take its completions."""
-_SCAN_BYTES: Final = 8 * 1024 * 1024
 
 
 def store_host(host: str, port: int) -> bytes:
@@ -108,7 +108,7 @@ class Writer:
         busy: Callable[[RoleState], AbstractContextManager[None]] = lambda state: nullcontext(),
     ) -> None:
         self.positions = positions
-        self.body_bytes_max = config.body_bytes_max
+        self._record_bytes_max = config.body_bytes_max + 65_536
         self._busy = busy
         self.page = IntentPage(intent)
         self.files = LogFiles(disk, config.root / FOLDER, config.log_file_bytes)
@@ -171,7 +171,8 @@ class Writer:
             faults.point("writer.recovered")
             self.page.clear()
         self._scan_end = self.appended
-        self.encoder.resume(self._scan(self.positions.get(Position.DISPATCHED)))
+        dispatched = self.positions.get(Position.DISPATCHED)
+        self.encoder.resume(queue_ends(self.reader, dispatched, self.appended, self._record_bytes_max))
 
     def _undo(self, intent: Intent) -> None:
         """Zero what was written of a batch: behind a shorter one, its records would look like the log's."""
@@ -180,31 +181,6 @@ class Writer:
             end = min(intent.log_end, self.files.base_of(start) + self.files.file_bytes)
             self.files.zero(start, end)
             start = end
-
-    def _scan(self, start: int) -> dict[tuple[bytes, int], int]:
-        """Return the next queue offset of every queue with records in the log from `start` on."""
-        rows: dict[tuple[bytes, int], int] = {}
-        ends: dict[int, int] = {}
-        while start < self.appended:
-            base = self.files.base_of(start)
-            view = self.reader.file(base)
-            limit = min(start - base + max(_SCAN_BYTES, 2 * self.body_bytes_max), self.appended - base)
-            found = queues.dispatch(view, start - base, limit, base, rows, [], index=False)
-            for row, first, entries in found.runs:
-                ends[row] = max(ends.get(row, 0), first + len(entries) // queues.ENTRY_BYTES)
-            if found.reason == queues.UNKNOWN_QUEUE:
-                header = records.decode(view, found.end)
-                rows[header.topic, header.queue_id] = len(rows)
-            elif found.reason == records.ScanEnd.BLANK:
-                start = base + self.files.file_bytes
-                continue
-            else:
-                assert found.reason == records.ScanEnd.STOP, (
-                    f"no record at {base + found.end}: {found.reason}"
-                )
-                assert found.records > 0 or limit < self.appended - base, "an appended record is cut off"
-            start = base + found.end
-        return {queue: ends[row] for queue, row in rows.items() if row in ends}
 
     # -- one batch
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,15 @@ import pytest
 from store_rig import FILE_BYTES, Died, Memory, StoreWriter, append, killing
 
 from actormq.actors.dispatcher import Dispatcher
-from actormq.actors.flusher import PAGE_BYTES, ROUND_PAUSE, Flusher, LogFlush
+from actormq.actors.flusher import ROUND_PAUSE, Flusher
 from actormq.broker.queue_rows import QueueRow, QueueRows
-from actormq.config import FlushMode, StoreConfig
+from actormq.config import FlushMode
 from actormq.errors import StoreFailed
 from actormq.shm.positions import Position, RoleCell, slot_of
 from actormq.shm.tables import TablesReader
 from actormq.store import checkpoint, marks
 from actormq.store.disk import RealDisk
+from actormq.store.log_flush import PAGE_BYTES
 
 NOW_MS = 1_700_000_000_000
 MS = 1_000_000
@@ -192,23 +192,6 @@ class TestAsyncMode:
         memory.positions.set_role(slot_of("coordinator"), RoleCell.WANTED_FLUSHED, second.log_end + 1)
         rig.run(1)
         assert rig.flushed == first.log_end
-
-
-def test_plan_follows_the_clock_only_while_something_is_unsynced() -> None:
-    """Any order of appends, syncs and looks: due never lies behind both intervals, and never without need."""
-    chance = random.Random(3)
-    log = LogFlush(StoreConfig(root=Path("/nowhere")), 0)
-    appended = now_ns = 0
-    for _ in range(500):
-        now_ns += chance.randrange(300) * MS
-        appended += chance.choice([0, 0, 100, 20_000])
-        log.look(appended, now_ns)
-        due_ns = log.due_ns
-        assert (due_ns is None) == (appended == log.flushed)
-        if due_ns is not None and now_ns >= due_ns:
-            log.done(appended, now_ns)
-            assert log.due_ns is None
-            assert log.wanted_appended == appended + 1
 
 
 class TestFailedSync:

@@ -1,0 +1,64 @@
+"""The plan of syncing the log; the flusher's tests go through it with real files."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from actormq.config import FlushMode, StoreConfig
+from actormq.store.log_flush import PAGE_BYTES, LogFlush
+
+MS = 1_000_000
+
+
+def plan(flush: FlushMode = FlushMode.ASYNC) -> LogFlush:
+    return LogFlush(StoreConfig(root=Path("/nowhere"), flush=flush), 100)
+
+
+def test_plan_follows_the_clock_only_while_something_is_unsynced() -> None:
+    """Any order of appends, syncs and looks: due never lies behind both intervals, and never without need."""
+    chance = random.Random(3)
+    log = plan()
+    appended, now_ns = 100, 0
+    for _ in range(500):
+        now_ns += chance.randrange(300) * MS
+        appended += chance.choice([0, 0, 100, 20_000])
+        log.look(appended, now_ns)
+        due_ns = log.due_ns
+        assert (due_ns is None) == (appended == log.flushed)
+        if due_ns is not None and now_ns >= due_ns:
+            log.done(appended, now_ns)
+            assert log.due_ns is None
+            assert log.wanted_appended == appended + 1
+
+
+def test_interval_counts_from_the_first_unsynced_byte() -> None:
+    log = plan()
+    log.look(100 + 5 * PAGE_BYTES, 7 * MS)
+    log.look(100 + 9 * PAGE_BYTES, 300 * MS)
+    assert log.due_ns == 507 * MS
+
+
+def test_what_comes_during_a_sync_waits_an_interval_of_its_own() -> None:
+    log = plan()
+    log.look(100 + 9 * PAGE_BYTES, 0)
+    log.done(100 + 4 * PAGE_BYTES, 600 * MS)
+    assert log.due_ns == 1_100 * MS
+
+
+@pytest.mark.parametrize(
+    ("appended", "wanted"), [(100, 101), (101, 100 + 4 * PAGE_BYTES), (100 + 4 * PAGE_BYTES, 0)]
+)
+def test_wish_is_what_changes_the_plan(appended: int, wanted: int) -> None:
+    log = plan()
+    log.look(appended, 0)
+    assert log.wanted_appended == wanted
+
+
+def test_sync_mode_is_always_due() -> None:
+    log = plan(FlushMode.SYNC)
+    assert log.due_ns is None
+    log.look(101, 5 * MS)
+    assert log.due_ns == 5 * MS
