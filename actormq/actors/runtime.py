@@ -45,8 +45,7 @@ __all__ = [
     "ThreadedRole",
 ]
 
-_WISHES: Final = tuple(cell for cell in RoleCell if cell.name.startswith("WANTED_"))
-_UNCOMPILED_LIMIT_NS: Final = 1_000_000
+_LOOK_AGAIN_NS: Final = 1_000_000
 
 
 class _Deferred:
@@ -102,6 +101,7 @@ class ProcessActor(pykka.Actor):
         self._calls: deque[Callable[[], None]] = deque()
         self._beat_ns = 0
         self._rung = False
+        self._look_again = True
         self._stopping = False
         self._stop_asked = False
 
@@ -209,6 +209,7 @@ class ProcessActor(pykka.Actor):
         doorbell = self.context.doorbell
         while not self.actor_stopped.is_set():
             if self._turn():
+                self._look_again = True
                 self.loop.wait(0)
             else:
                 doorbell.prepare_sleep()
@@ -311,13 +312,12 @@ class ProcessActor(pykka.Actor):
         if self.context.mailbox is not None:
             deadline_ns = self.context.mailbox.next_deadline_ns()
             until_ns = min(until_ns, deadline_ns) if deadline_ns is not None else until_ns
-        if ALWAYS_RINGS and self._wishes():
-            # Without fences the owner of a position may not have seen our wish: look again ourselves.
-            until_ns = min(until_ns, self.context.clock.monotonic_ns() + _UNCOMPILED_LIMIT_NS)
+        if ALWAYS_RINGS and self._look_again:
+            # Without fences somebody may have published without seeing our wish, and we without seeing
+            # that.  A moment later both are visible: one more look, then sleep as long as there is nothing.
+            self._look_again = False
+            until_ns = min(until_ns, self.context.clock.monotonic_ns() + _LOOK_AGAIN_NS)
         return until_ns
-
-    def _wishes(self) -> bool:
-        return any(self.positions.role(self.context.slot, cell) for cell in _WISHES)
 
     # -- the supervisor
 

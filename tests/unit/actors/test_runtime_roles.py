@@ -165,13 +165,25 @@ def test_heartbeat_is_written_once_a_second(context: RoleContext) -> None:
     assert sorted(seen) == [5_000_000_000, 6_000_000_000, 7_000_000_000]
 
 
-def test_sleep_ends_at_whatever_comes_first(context: RoleContext) -> None:
+def test_sleep_ends_at_whatever_comes_first(context: RoleContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next heartbeat, or the role's own time."""
+    monkeypatch.setattr("actormq.actors.runtime.ALWAYS_RINGS", False)
     actor = SumActor(context)
     actor._turn()
     assert actor._sleep_until_ns() == 6_000_000_000
     actor.due_ns = 5_200_000_000
     assert actor._sleep_until_ns() == 5_200_000_000
+
+
+def test_without_fences_a_role_looks_again_once(
+    context: RoleContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uncompiled: the first sleep after work ends after 1 ms, the next ones at the heartbeat as always."""
+    monkeypatch.setattr("actormq.actors.runtime.ALWAYS_RINGS", True)
+    actor = SumActor(context)
+    actor._turn()
+    assert actor._sleep_until_ns() == 5_001_000_000
+    assert actor._sleep_until_ns() == 6_000_000_000
 
 
 def test_tick_comes_when_due_and_not_before(context: RoleContext) -> None:
