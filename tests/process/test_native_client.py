@@ -1,0 +1,220 @@
+"""The client against our own broker, over both transports, with three gateways."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from actormq_process import Dev, running_dev
+
+from actormq.client import (
+    Consumer,
+    ConsumerSettings,
+    Message,
+    Producer,
+    ReceivedMessage,
+    RetryLater,
+    StartFrom,
+    connect,
+)
+from actormq.errors import RequestRefused, ResponseCode
+
+pytestmark = pytest.mark.timeout(180)
+
+FIRST = ConsumerSettings(start_from=StartFrom.FIRST)
+SECONDS = 60.0
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def dev() -> Iterator[Dev]:
+    with running_dev(gateways=3) as broker:
+        yield broker
+
+
+@pytest.fixture(params=["rocketmq", "zmq"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def url(dev: Dev, scheme: str) -> str:
+    return f"rocketmq://{dev.namesrv}" if scheme == "rocketmq" else f"zmq://{dev.namesrv_zmq}"
+
+
+class Box:
+    """What a listener got."""
+
+    def __init__(self) -> None:
+        self.messages: list[ReceivedMessage] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, message: ReceivedMessage) -> None:
+        with self._changed:
+            self.messages.append(message)
+            self._changed.notify_all()
+
+    def wait(self, count: int) -> list[bytes]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.messages) >= count, SECONDS), len(self.messages)
+            return [message.body for message in self.messages]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> float:
+    """Wait for a condition; return how long that took."""
+    began, tick = time.monotonic(), threading.Event()
+    while not condition():
+        assert time.monotonic() - began < seconds
+        tick.wait(0.02)
+    return time.monotonic() - began
+
+
+def test_every_way_of_sending_arrives_with_its_tag(url: str, scheme: str) -> None:
+    """Sync, collected, batch and one-way; a group of `paid || new` sees no other tag; offsets are kept."""
+    topic = f"all-{scheme}"
+    with Producer(url, "p") as producer:
+        result = producer.send(topic, b"sync", tags="paid", keys=["k1", "k2"], properties={"color": "red"})
+        futures = [producer.send_async(topic, b"%03d" % index, tags="new", key="one") for index in range(300)]
+        offsets = [future.result(SECONDS).queue_offset for future in futures]
+        assert offsets == list(range(offsets[0], offsets[0] + 300))
+        producer.send_batch(topic, [Message(b"batch-1", tags="paid"), Message(b"batch-2", tags="old")])
+        producer.send_oneway(topic, b"oneway", tags="paid")
+        producer.send(topic, b"large " * 10_000, tags="paid")
+        box = Box()
+        with Consumer(url, f"all-{scheme}", settings=FIRST) as consumer:
+            consumer.subscribe(topic, "paid || new", box)
+            bodies = box.wait(304)
+        others = [b"sync", b"batch-1", b"oneway", b"large " * 10_000]
+        assert sorted(bodies) == sorted([*others, *(b"%03d" % index for index in range(300))])
+        got = next(message for message in box.messages if message.body == b"sync")
+        assert (got.keys, got.properties["color"], got.message_id) == (["k1", "k2"], "red", result.message_id)
+        producer.send(topic, b"later", tags="paid")
+        again = Box()
+        with Consumer(url, f"all-{scheme}", settings=FIRST) as consumer:
+            consumer.subscribe(topic, "paid || new", again)
+            assert again.wait(1) == [b"later"]
+
+
+def test_a_refused_message_comes_back_and_a_hopeless_one_goes_to_the_dead_letters(
+    url: str, scheme: str
+) -> None:
+    box, dead = Box(), Box()
+    group = f"refusers-{scheme}"
+
+    def listener(message: ReceivedMessage) -> None:
+        box(message)
+        if message.body == b"hopeless":
+            raise RetryLater(delay_level=-1)
+        if not message.reconsume_times:
+            raise RetryLater(delay_level=1)
+
+    with Producer(url) as producer, Consumer(url, group, settings=FIRST) as consumer:
+        consumer.subscribe(f"refused-{scheme}", "*", listener)
+        producer.send(f"refused-{scheme}", b"again")
+        producer.send(f"refused-{scheme}", b"hopeless")
+        box.wait(3)
+        with Consumer(url, f"undertaker-{scheme}", settings=FIRST) as undertaker:
+            undertaker.subscribe(f"%DLQ%{group}", "*", dead)
+            assert dead.wait(1) == [b"hopeless"]
+    assert [message.reconsume_times for message in box.messages if message.body == b"again"] == [0, 1]
+
+
+CONSUMER_PROGRAM = """
+import sys, time
+from actormq import Consumer, ConsumerSettings, StartFrom
+def listener(message):
+    print(message.body.decode(), flush=True)
+    time.sleep(0.02)
+settings = ConsumerSettings(start_from=StartFrom.FIRST, workers=2, orderly=sys.argv[4] == "orderly")
+with Consumer(sys.argv[1], sys.argv[2], settings=settings) as consumer:
+    consumer.subscribe(sys.argv[3], "*", listener)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("mode", ["concurrent", "orderly"])
+def test_a_consumer_killed_by_sigkill_is_replaced_within_six_seconds(
+    url: str, scheme: str, mode: str
+) -> None:
+    """Over TCP its connection closes, over ZeroMQ its lease runs out; no message is lost."""
+    if (scheme, mode) == ("rocketmq", "orderly"):
+        pytest.skip("RocketMQ's queue locks outlive a TCP client by up to 60 s, and ours do as theirs")
+    topic = group = f"mortal-{scheme}-{mode}"
+    with Producer(url) as producer:
+        sent = {b"%d" % index for index in range(300)}
+        for body in sent:
+            producer.send_async(topic, body, key=body.decode())
+        producer.flush()
+    victim = subprocess.Popen(
+        [sys.executable, "-c", CONSUMER_PROGRAM, url, group, topic, mode],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert victim.stdin
+    assert victim.stdout
+    first = victim.stdout.readline().strip()
+    box = Box()
+    settings = ConsumerSettings(start_from=StartFrom.FIRST, orderly=mode == "orderly")
+    with Consumer(url, group, settings=settings) as consumer:
+
+        def own() -> int:
+            return sum(queue.topic == topic for queue in consumer.queues())
+
+        consumer.subscribe(topic, "*", box)
+        wait_until(lambda: own() == 2)
+        victim.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        wait_until(lambda: own() == 4)
+        spent = time.monotonic() - killed
+        rest = set(victim.stdout.read().split())
+        victim.wait(10)
+        wait_until(lambda: {message.body for message in box.messages} | rest | {first} == sent)
+    victim.stdin.close()
+    victim.stdout.close()
+    assert spent < 6
+
+
+def test_a_topic_made_after_its_consumer_started_is_found(url: str, scheme: str) -> None:
+    box = Box()
+    with Consumer(url, f"early-{scheme}", settings=FIRST) as consumer:
+        consumer.subscribe(f"late-{scheme}", "*", box)
+        with Producer(url) as producer:
+            producer.send(f"late-{scheme}", b"x")
+            box.wait(1)
+
+
+def test_asyncio(url: str, scheme: str) -> None:
+    topic = f"aio-{scheme}"
+
+    async def main() -> set[bytes]:
+        got: set[bytes] = set()
+        async with connect(url) as mq, asyncio.timeout(SECONDS):
+            producer = await mq.producer("aio")
+            futures = [await producer.send_async(topic, b"%d" % index, tags="a") for index in range(100)]
+            for future in futures:
+                await future
+            async for message in mq.consume(topic, group=topic, expression="a", settings=FIRST):
+                async with message.process():
+                    got.add(message.body)
+                if len(got) == 100:
+                    return got
+        return got
+
+    assert asyncio.run(main()) == {b"%d" % index for index in range(100)}
+
+
+def test_what_the_broker_refuses_is_told_with_its_code(url: str, scheme: str) -> None:
+    with Producer(url) as producer:
+        queue = producer.send(f"codes-{scheme}", b"x").queue
+        with pytest.raises(RequestRefused) as caught:
+            producer.send(f"codes-{scheme}", b"x", queue=queue._replace(queue_id=99))
+        assert caught.value.response_code in (ResponseCode.INVALID_PARAMETER, ResponseCode.SYSTEM_ERROR)
