@@ -9,7 +9,7 @@ import pytest
 from process.demo import alive, wait_until
 from process.store_broker import FILE_BYTES, StoreBroker
 
-from actormq.actors.runtime import EXIT_STORE_FAILED
+from actormq.actors.status import EXIT_STORE_FAILED
 from actormq.config import FlushMode
 from actormq.kernels import COMPILED
 from actormq.shm.positions import Position, RoleCell
