@@ -29,7 +29,9 @@ def bell(request: pytest.FixtureRequest, positions: Positions) -> Iterator[Doorb
 
 
 def rung(bell: Doorbell) -> bool:
-    return bool(select.select([bell.fd], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(bell.fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def test_sleeping_owner_is_woken(bell: Doorbell, positions: Positions) -> None:
