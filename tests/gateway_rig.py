@@ -329,6 +329,12 @@ class Rig:
             self.step()
         return result
 
+    def pass_until(self, seconds: float) -> None:
+        """Move the clock to `seconds` ahead, in steps so small that nobody seems to stand still."""
+        while self.clock.ahead_ns < seconds * 1e9:
+            self.clock.ahead_ns = min(self.clock.ahead_ns + 2_000_000_000, int(seconds * 1e9))
+            self.step()
+
     def settle(self, turns: int = 5) -> None:
         """A few turns: enough for all that is under way in this thread."""
         for _ in range(turns):

@@ -397,6 +397,17 @@ class Server:
         for connection in [one for one in self.connections if one.active_ns < oldest_ns]:
             self.close_connection(connection, "idle")
 
+    def start_afresh(self, reason: str) -> None:
+        """Close every connection, and those that wait to be accepted: what they have sent is too old."""
+        for connection in list(self.connections):
+            self.close_connection(connection, reason)
+        for _ in range(self._limits.connections_max):
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            sock.close()
+
     def stop_accepting(self) -> None:
         """Take no new connections; those that are open go on.  The listening socket stays bound."""
         self._loop.unwatch(self._listener.fileno())

@@ -55,6 +55,9 @@ from actormq.wire.headers import DESCRIPTIONS, Description, RequestCode, Role, n
 GO_AWAY_SINCE: Final = 475
 """Clients of 5.3.2 and later understand GO_AWAY: they connect elsewhere and repeat the request."""
 STOP_TIMEOUT_NS: Final = 2_000_000_000
+STANDSTILL_NS: Final = 3_000_000_000
+"""As long as clients wait for an answer.  After a longer standstill of this process they have asked
+again elsewhere: to serve what they had sent would set offsets back and store messages twice."""
 COUNTERS: Final = (
     "messages in",
     "bytes in",
@@ -126,6 +129,8 @@ class GatewayActor(ProcessActor):
         self._router: RouterServer | None = None
         self._tables = Tables()
         self._wanted_flushed = 0
+        self._alive_ns = context.clock.monotonic_ns()
+        self._stood_still = False
         self._stop_deadline_ns: int | None = None
         self._address = f"{context.config.advertised_host}:{context.config.gateway.port}"
 
@@ -242,15 +247,18 @@ class GatewayActor(ProcessActor):
 
     # -- fronts
 
-    def _open_fronts(self) -> None:
-        """Begin to serve; the listening sockets are the supervisor's, ours are copies of the descriptors."""
+    def _limits(self) -> Limits:
         gateway = self.config.gateway
-        limits = Limits(
+        return Limits(
             frame_bytes_max=gateway.frame_bytes_max,
             connections_max=gateway.connections_max,
             idle_timeout_ms=gateway.idle_timeout_ms,
             reply_bytes_max=gateway.reply_bytes_max,
         )
+
+    def _open_fronts(self) -> None:
+        """Begin to serve; the listening sockets are the supervisor's, ours are copies of the descriptors."""
+        limits = self._limits()
         now_ns = self.context.clock.monotonic_ns
         for name in (TCP, VIP):
             if name in self.context.listeners:
@@ -299,10 +307,35 @@ class GatewayActor(ProcessActor):
 
     # -- requests
 
-    def begin_batch(self) -> int:
-        """Look at the tables once for all requests of a read; return the time that they came."""
+    def begin_batch(self) -> int | None:
+        """Look at the tables once for all requests of a read; return the time that they came.
+
+        None: this process stood still, nobody knows how old they are, and they must not be served.
+        """
+        now_ns = self._look_at_clock()
+        if self._stood_still:
+            return None
         self._refresh_tables()
-        return self.context.clock.monotonic_ns()
+        return now_ns
+
+    def _look_at_clock(self) -> int:
+        now_ns = self.context.clock.monotonic_ns()
+        self._stood_still |= now_ns - self._alive_ns > STANDSTILL_NS
+        self._alive_ns = now_ns
+        return now_ns
+
+    def _start_afresh(self) -> None:
+        """Close all connections, as our death would: clients connect again and say what they want now."""
+        self._stood_still = False
+        self.log.warning(
+            "stood still for seconds: closed all connections", extra={"clients": len(self._clients)}
+        )
+        for server in self._servers:
+            server.start_afresh("the gateway stood still")
+        if self._router is not None:
+            self._router.close()
+            self._open_router(self._limits())
+        self._sends.forget_waiting()
 
     def handle(self, client: Client, command: RemotingCommand, data: memoryview | bytes, now_ns: int) -> None:
         """Serve one command of a client.
@@ -370,7 +403,9 @@ class GatewayActor(ProcessActor):
     # -- turns
 
     def on_batch(self) -> bool:
-        now_ns = self.context.clock.monotonic_ns()
+        now_ns = self._look_at_clock()
+        if self._stood_still:
+            self._start_afresh()
         self._refresh_tables()
         busy = self._sends.collect(now_ns)
         faults.point("gateway.completed")
@@ -497,6 +532,8 @@ class TcpFront:
         client = connection.user
         assert isinstance(client, Client)
         now_ns = self._gateway.begin_batch()
+        if now_ns is None:
+            return
         faults.point("gateway.received")
         for data in frames:
             try:
@@ -523,6 +560,8 @@ class ZmqFront:
     def message(self, client: RouterClient, header: bytes, body: bytes) -> None:
         assert isinstance(client.user, Client)
         now_ns = self._gateway.begin_batch()
+        if now_ns is None:
+            return
         try:
             command = frame.decode_parts(header, body)
         except FrameError as error:

@@ -319,6 +319,14 @@ class Sends:
             elif self._line or not self._try(send, send.since_ns):
                 self._wait(send, self._line)
 
+    def forget_waiting(self) -> None:
+        """Drop what waits: its clients have long given up."""
+        for line in (self._line, *self._named.values()):
+            for send in line:
+                self._settle(send)
+            line.clear()
+        self._named.clear()
+
     def retry_line(self, now_ns: int) -> bool:
         """Bring sends from the line into the ring as far as there is room; True when one moved."""
         moved = False

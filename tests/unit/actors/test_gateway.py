@@ -268,11 +268,11 @@ class TestSync:
         request = send_request()
         peer.tell(request)
         rig.turn(lambda: rig.gateway._sends.wanted_flushed)
-        rig.clock.ahead_ns = 4_000_000_000
+        rig.pass_until(4)
         rig.settle()
         peer.poll()
         assert peer.got == []
-        rig.clock.ahead_ns = 5_100_000_000
+        rig.pass_until(5.1)
         answer = peer.answer_to(request)
         assert answer.code == 10
         assert answer.fields["queueOffset"] == "0"
@@ -322,7 +322,7 @@ class TestUnknownTopics:
         request = send_request("new")
         peer.tell(request)
         rig.turn(lambda: rig.coordinator.of(NeedTopic))
-        rig.clock.ahead_ns = 3_100_000_000
+        rig.pass_until(3.1)
         assert peer.answer_to(request).code == 2
         peer.tell(send_request("new"))
         rig.turn(lambda: len(rig.coordinator.of(NeedTopic)) == 2)
@@ -411,7 +411,7 @@ class TestBackPressure:
         peer.write(b"".join(map(frame.encode, requests)))
         rig.turn(lambda: len(rig.gateway._sends._line) + len(rig.gateway._sends._tickets) == 20)
         in_ring = len(rig.gateway._sends._tickets)
-        rig.clock.ahead_ns = 210_000_000
+        rig.pass_until(0.21)
         refused = peer.answer_to(requests[-1])
         assert refused.code == 2
         assert (refused.remark or "").startswith(
@@ -644,11 +644,11 @@ class TestLongPolling:
         waiting = pull_request(suspend_ms=15_000)
         peer.tell(waiting)
         rig.turn(lambda: rig.gateway._pulls.parked == 1)
-        rig.clock.ahead_ns = 14_000_000_000
+        rig.pass_until(14)
         rig.settle()
         peer.poll()
         assert peer.got == []
-        rig.clock.ahead_ns = 15_100_000_000
+        rig.pass_until(15.1)
         assert peer.answer_to(waiting).code == 19
         rig.turn(lambda: True)
         rig.holder.on_tick(rig.clock.monotonic_ns())
@@ -679,7 +679,7 @@ class TestLongPolling:
         rig.turn(lambda: len(rig.holder.state) == 1)
         peer.ask(send_request(properties="TAGS\x01B\x02"))
         rig.settle()
-        rig.clock.ahead_ns = 15_100_000_000
+        rig.pass_until(15.1)
         answer = peer.answer_to(waiting)
         assert (answer.code, answer.fields["nextBeginOffset"]) == (19, "1")
 
@@ -872,7 +872,7 @@ class TestCoordinatorCodes:
         request = RemotingCommand.request(14)
         peer.tell(request)
         rig.turn(lambda: rig.gateway._relay.unanswered == 1)
-        rig.clock.ahead_ns = 31_000_000_000
+        rig.pass_until(31)
         assert peer.answer_to(request).code == 2
         assert rig.gateway._relay.unanswered == 0
 
@@ -910,7 +910,7 @@ class TestCoordinatorCodes:
         for call_id, target in ((1, 999), (2, connection_id)):
             rig.gateway.on_message(CallClient(target, question, call_id), None)  # type: ignore[arg-type]
         rig.settle()
-        rig.clock.ahead_ns = 16_000_000_000
+        rig.pass_until(16)
         rig.turn(lambda: len(rig.coordinator.of(ClientAnswered)) == 2)
         rig.gateway.on_message(CallClient(connection_id, question, 3), None)  # type: ignore[arg-type]
         peer.close()
@@ -1054,7 +1054,7 @@ class TestStopping:
         peer.tell(send_request())
         rig.turn(lambda: not rig.gateway._sends.idle)
         rig.gateway.on_stop()
-        rig.clock.ahead_ns = 3_000_000_000
+        rig.pass_until(3)
         assert rig.gateway.drained()
 
 
@@ -1077,3 +1077,56 @@ class TestIncarnations:
         assert answer.code == 0
         assert answer.fields["queueOffset"] == "1"
         assert len(fresh.got) == 1
+
+
+class TestStandstill:
+    def test_what_came_meanwhile_is_not_served(
+        self, rig: Rig, peer: TcpPeer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A gateway that was stopped closes all connections: its clients have asked again elsewhere."""
+        native = ZmqPeer(rig, b"native-1")
+        rig.serve_with(lambda serve, request: RemotingCommand.response_to(request, 0))
+        for one in (peer, native):
+            assert one.ask(RemotingCommand.request(34)).code == 0
+        waiting = pull_request()
+        peer.tell(waiting)
+        rig.turn(lambda: rig.gateway._pulls.parked == 1)
+        rig.coordinator.heard.clear()
+        peer.sock.sendall(frame.encode(send_request(body=b"stale")))
+        native.dealer.send_multipart([frame.encode(RemotingCommand.request(15))[4:]])
+        in_backlog = TcpPeer(rig)
+        in_backlog.sock.sendall(frame.encode(send_request(body=b"stale, too")))
+        rig.clock.ahead_ns += 10_000_000_000
+        with caplog.at_level(logging.WARNING):
+            for one in (peer, in_backlog):
+                rig.turn(lambda one=one: (one.poll(), one.ended)[1])
+            rig.turn(lambda: len(rig.coordinator.of(ConnectionClosed)) == 2)
+        assert len([one for one in caplog.records if one.name == "gateway"]) == 1
+        assert rig.coordinator.of(Serve) == []
+        assert rig.positions.get(Position.APPENDED) == 0
+        assert rig.gateway._pulls.parked == 0
+        fresh = TcpPeer(rig)
+        assert fresh.ask(send_request()).fields["queueOffset"] == "0"
+        assert native.ask(send_request()).fields["queueOffset"] == "1"
+
+    def test_sends_that_waited_are_forgotten(self, tmp_path: Path) -> None:
+        """For room, or for their topic; what is in the ring is stored."""
+        rig = Rig(tmp_path, ring_bytes=4096)
+        rig.add_topic("t")
+        peer = TcpPeer(rig)
+        rig.running["writer"] = False
+        requests = [send_request("new")] + [send_request(body=bytes(500)) for _ in range(20)]
+        peer.write(b"".join(map(frame.encode, requests)))
+        rig.turn(lambda: rig.gateway._sends._named and rig.gateway._sends._line)
+        in_ring = len(rig.gateway._sends._tickets)
+        rig.clock.ahead_ns += 4_000_000_000
+        rig.running["writer"] = True
+        rig.turn(lambda: (peer.poll(), peer.ended)[1])
+        rig.turn(lambda: rig.gateway._sends.idle)
+        assert (rig.gateway._sends._waiting_requests, rig.gateway._sends._waiting_bytes) == (0, 0)
+        rig.answer_need(rig.coordinator.of(NeedTopic)[0])
+        rig.settle()
+        rig.add_group("g", "t")
+        pulled = TcpPeer(rig).ask(pull_request())
+        assert len(records_of(pulled.body)) == in_ring
+        rig.close()
