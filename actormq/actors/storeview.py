@@ -109,7 +109,9 @@ class StoreReader:
     def runtime(self) -> dict[str, str]:
         """Return what the positions say, by RocketMQ's runtime keys."""
         appended = self._positions.get(Position.APPENDED)
+        oldest = self.record(self._positions.get(Position.CLEANED))
         return {
+            "earliestMessageTimeStamp": str(oldest.store_timestamp if oldest is not None else -1),
             "commitLogMinOffset": str(self._positions.get(Position.CLEANED)),
             "commitLogMaxOffset": str(appended),
             "dispatchBehindBytes": str(appended - self._positions.get(Position.DISPATCHED)),

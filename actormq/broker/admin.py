@@ -145,7 +145,6 @@ class Admin:
             "msgGetTotalTodayNow": "0",
             "startAcceptSendRequestTimeStamp": "0",
             "pageCacheLockTimeMills": "0",
-            "earliestMessageTimeStamp": "-1",
             "timerReadBehind": "0",
             "timerOffsetBehind": "0",
             "timerCongestNum": "0",
