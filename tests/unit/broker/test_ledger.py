@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from actormq.broker.ledger import Ledger, LedgerFull, Row, needed_bytes, record_bytes
 
-keys = st.binary(min_size=1, max_size=12)
+keys = st.one_of(st.sampled_from([b"a", b"another key"]), st.binary(min_size=1, max_size=12))
 numbers = st.integers(-(2**63), 2**63 - 1)
 
 
