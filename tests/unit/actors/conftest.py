@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-THEY_DIE_IN = {
-    "test_cleaner",
-    "test_dispatcher",
-    "test_flusher",
-    "test_recovery",
-    "test_scheduler",
-    "test_writer",
-}
-"""Modules whose roles die without closing anything; the others close what they opened."""
-
-
-def _open_files() -> dict[int, str]:
-    files = {}
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            files[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # the descriptor of the listing itself
-            continue
-    return files
+from actormq.store.disk import RealDisk
 
 
 @pytest.fixture(autouse=True)
-def files_of_the_dead(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
-    """Close what a test has left open below its temporary folder."""
-    if request.path.stem not in THEY_DIE_IN:
-        yield
-        return
-    before = _open_files()
+def files_of_the_dead(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what roles have opened in a test and nobody closed."""
+    opened: set[int] = set()
+    disk_open, disk_close = RealDisk.open, RealDisk.close
+
+    def tracked_open(self: RealDisk, *arguments: Any, **options: Any) -> int:
+        fd = disk_open(self, *arguments, **options)
+        opened.add(fd)
+        return fd
+
+    def tracked_close(self: RealDisk, fd: int) -> None:
+        opened.discard(fd)
+        disk_close(self, fd)
+
+    monkeypatch.setattr(RealDisk, "open", tracked_open)
+    monkeypatch.setattr(RealDisk, "close", tracked_close)
     yield
-    for fd, target in _open_files().items():
-        if before.get(fd) != target and target.startswith(str(tmp_path)):
-            os.close(fd)
+    for fd in opened:
+        os.close(fd)
