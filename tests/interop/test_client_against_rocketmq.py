@@ -219,10 +219,10 @@ def test_two_consumers_share_the_queues_and_nothing_is_lost_or_doubled_when_one_
 
 
 CONSUMER_PROGRAM = """
-import sys, time
+import os, sys, time
 from actormq import Consumer, ConsumerSettings, StartFrom
 def listener(message):
-    print(message.body.decode(), flush=True)
+    os.write(1, message.body + b"\\n")  # in one piece: two workers write here
     time.sleep(0.02)
 settings = ConsumerSettings(start_from=StartFrom.FIRST, workers=2)
 with Consumer(sys.argv[1], "mortals", settings=settings) as consumer:

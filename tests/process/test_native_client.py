@@ -128,10 +128,10 @@ def test_a_refused_message_comes_back_and_a_hopeless_one_goes_to_the_dead_letter
 
 
 CONSUMER_PROGRAM = """
-import sys, time
+import os, sys, time
 from actormq import Consumer, ConsumerSettings, StartFrom
 def listener(message):
-    print(message.body.decode(), flush=True)
+    os.write(1, message.body + b"\\n")  # in one piece: two workers write here
     time.sleep(0.02)
 settings = ConsumerSettings(start_from=StartFrom.FIRST, workers=2, orderly=sys.argv[4] == "orderly")
 with Consumer(sys.argv[1], sys.argv[2], settings=settings) as consumer:
