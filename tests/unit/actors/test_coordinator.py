@@ -220,6 +220,23 @@ def test_tables_that_are_full_of_changes_are_written_anew(
     assert "SCHEDULE_TOPIC_XXXX" in tables.topics
 
 
+def test_answers_that_wait_have_a_limit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that never reads the tables does not fill our memory: beyond the limit it is SYSTEM_BUSY."""
+    monkeypatch.setattr("actormq.actors.coordinator.HELD_MAX", 2)
+    numbers = [rig.send(200, None, {"groupName": f"g{number}"}) for number in range(3)]
+    rig.actor.on_message(NeedTopic("gateway-0", 1, 77, "orders", "TBW102", 4), LOCAL)
+    rig.turn()
+    answers = rig.answers()
+    assert list(answers) == numbers[2:]
+    busy = answers[numbers[2]]
+    assert busy is not None
+    assert busy.code == 2
+    assert [m.code for m in rig.broker.letters["gateway-0"].take(Needed)] == [2]
+    rig.read_tables()
+    rig.turn()
+    assert list(rig.answers()) == numbers[:2]
+
+
 def test_needs_of_gateways(rig: Rig) -> None:
     """A topic or group is made, or refused with its code; the answer follows the tables."""
     rig.actor.on_message(NeedTopic("gateway-0", 1, 7, "orders", "TBW102", 4), LOCAL)

@@ -9,6 +9,7 @@ from actormq.broker.coordinating import HEARTBEAT_BYTES_MAX, Settings
 from actormq.broker.groups import GroupConfig, Groups
 from actormq.broker.locks import Locks
 from actormq.broker.members import ConnectionKey
+from actormq.broker.offsets import Offsets
 from actormq.broker.outbox import Caller
 from actormq.broker.sending import PutStatus
 from actormq.broker.tables import (
@@ -417,6 +418,38 @@ def test_a_refused_append_is_an_error() -> None:
     before = len(bench.state.outbox.replies)
     bench.state.appended(ticket, PutStatus.PUT_OK, 5)
     assert len(bench.state.outbox.replies) == before
+
+
+def test_send_backs_under_way_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it the consumer hears SYSTEM_BUSY, until some are stored."""
+    monkeypatch.setattr("actormq.broker.coordinating.APPENDING_MAX", 2)
+    bench = Bench()
+    bench.view.records[4096] = record(4096)
+    assert bench.ask(36, BACK) is None
+    assert bench.ask(36, BACK) is None
+    answer = bench.ask(36, BACK)
+    assert answer is not None
+    assert answer.code == 2
+    bench.state.appended(bench.state.outbox.appends[0].ticket, PutStatus.PUT_OK, 1)
+    assert bench.ask(36, BACK) is None
+
+
+def test_lock_requests_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of queues in one request."""
+    monkeypatch.setattr("actormq.broker.coordinating.LOCK_QUEUES_MAX", 1)
+    answer = Bench().ask(41, None, lock_body("c", 0, 1))
+    assert answer is not None
+    assert answer.code == 1
+
+
+def test_offsets_have_a_limit() -> None:
+    """A flood of queues ends in an error."""
+    bench = Bench(offsets=Offsets(offsets_max=1))
+    for queue, code in ((0, 0), (1, 1)):
+        fields = {"consumerGroup": "g", "topic": "TBW102", "queueId": str(queue), "commitOffset": "9"}
+        answer = bench.ask(15, fields)
+        assert answer is not None
+        assert answer.code == code
 
 
 def test_tickets_belong_to_one_incarnation() -> None:
