@@ -20,6 +20,8 @@ FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
 HEADER_BYTES_MAX: Final = 1024 * 1024
 """A send's properties (32,767 bytes) take at most six times that in JSON; the rest is room for remarks."""
 FIELDS_MAX: Final = 1024
+_VALUES_MAX: Final = 32_768
+"""In a JSON header that is no standard JSON: more escapes than properties of 32,767 bytes can need."""
 
 _LENGTH: Final = struct.Struct(">I")
 _HEAD: Final = struct.Struct(">II")
@@ -144,7 +146,7 @@ def decode_parts(head: bytes | bytearray | memoryview, body: bytes | memoryview)
 
 
 def _decode_json(header: bytes, body: bytes | memoryview) -> RemotingCommand:
-    value = json.loads(header)
+    value = json.loads(header, _VALUES_MAX)
     if not isinstance(value, dict):
         raise FrameError("a JSON header that is no object")
     get = value.get
@@ -222,7 +224,11 @@ def _decode_binary(header: bytes, body: bytes | memoryview) -> RemotingCommand:
 
 def _binary_fields(header: bytes, at: int, end: int) -> dict[str, str]:
     fields: dict[str, str] = {}
+    count = 0
     while at < end:
+        count += 1
+        if count > FIELDS_MAX:
+            raise FrameError(f"more than {FIELDS_MAX} header fields")
         if at + 2 > end:
             raise FrameError("a binary field cut off in its key")
         (key_bytes,) = _U16.unpack_from(header, at)
@@ -233,8 +239,6 @@ def _binary_fields(header: bytes, at: int, end: int) -> dict[str, str]:
         value, at = _binary_text(header, at + key_bytes, end)
         if key and value:
             fields[key] = value
-        if len(fields) > FIELDS_MAX:
-            raise FrameError(f"more than {FIELDS_MAX} header fields")
     return fields
 
 

@@ -8,6 +8,7 @@ Source: RocketMQ RequestCode.java, protocol/header/**, DefaultAuthorizationConte
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -480,6 +481,8 @@ def not_supported(code: int) -> str:
 _I32: Final = 1 << 31
 _I64: Final = 1 << 63
 _BOUNDS: Final = {"i": _I32, "l": _I64}
+_INTEGER: Final = re.compile(r"[+-]?\d+")
+"""Java's rule; Python's own would take "1_000" and " 7 ", too."""
 
 
 def _missing(name: str) -> RequestError:
@@ -498,8 +501,8 @@ def int_field(fields: dict[str, str], name: str, default: int | None = None, *, 
             raise _missing(name)
         return default
     try:
-        value = int(text)
-    except ValueError:
+        value = int(text) if _INTEGER.fullmatch(text) else 1 << bits
+    except ValueError:  # thousands of digits
         value = 1 << bits
     if not -(1 << bits - 1) <= value < 1 << bits - 1:
         raise RequestError(ResponseCode.SYSTEM_ERROR, f"the custom field <{name}> is no number: {text[:40]}")
@@ -620,6 +623,8 @@ def _decode_send(fields: dict[str, str], names: tuple[str, ...]) -> SendHeader:
         )
     except (KeyError, ValueError):
         return _decode_send_by_field(fields, names)
+    if not f"{fields[d]}{fields[e]}{fields[f]}{fields[g]}{fields[h]}{get(j, '')}{most or ''}".isdecimal():
+        return _decode_send_by_field(fields, names)  # something negative, or what only Python calls a number
     small = (
         header.default_topic_queues,
         header.queue_id,

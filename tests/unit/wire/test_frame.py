@@ -165,6 +165,27 @@ def test_a_binary_header_whose_lengths_lie_is_refused(header: bytes) -> None:
         frame.decode(_marked(1, header))
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'code':1,'remark':[" + b"[]," * 40_000 + b"]}",
+        b'{"code":1,"extFields":{' + b",".join(b'"%d":""' % number for number in range(1025)) + b"}}",
+    ],
+)
+def test_a_json_header_of_too_many_values_is_refused(header: bytes) -> None:
+    """A header that takes seconds to read would make every other client wait."""
+    with pytest.raises(FrameError, match="too many"):
+        frame.decode(_marked(0, header))
+
+
+@pytest.mark.parametrize("pair", [struct.pack(">Hi", 0, 0), struct.pack(">H1si1s", 1, b"k", 1, b"v")])
+def test_a_binary_header_of_too_many_fields_is_refused(pair: bytes) -> None:
+    """Also when they are empty, or all the same."""
+    fixed = struct.pack(">hBhiiii", 1, 0, 0, 0, 0, 0, 1025 * len(pair))
+    with pytest.raises(FrameError, match="more than"):
+        frame.decode(_marked(1, fixed + pair * 1025))
+
+
 def test_a_header_longer_than_the_frame_is_refused() -> None:
     """The three length bytes may not point behind the end."""
     with pytest.raises(FrameError):

@@ -101,11 +101,26 @@ def test_a_missing_required_field_is_answered(name: str) -> None:
     assert f"<{name}>" in caught.value.remark
 
 
-@pytest.mark.parametrize("value", ["", "x", "1.5", "2147483648", "-2147483649", "9" * 5000])
-def test_a_number_that_is_none_is_answered(value: str) -> None:
+@pytest.mark.parametrize("name", list("defghjl"))
+@pytest.mark.parametrize("value", ["", "x", "1.5", "1_0", " 1", "1\n", "9223372036854775808", "9" * 5000])
+def test_a_number_that_is_none_is_answered(name: str, value: str) -> None:
+    """What Java calls no number is none, and is named."""
+    with pytest.raises(RequestError, match=f"<{name}>"):
+        decode_send_v2({**dict.fromkeys("abcdefgh", "1"), name: value})
+
+
+@pytest.mark.parametrize("value", ["2147483648", "-2147483649"])
+def test_a_number_out_of_its_range_is_answered(value: str) -> None:
     """Nothing out of 32 bits reaches the store."""
     with pytest.raises(RequestError):
         decode_send_v2({**dict.fromkeys("abcdefgh", "1"), "e": value})
+
+
+@pytest.mark.parametrize(("value", "number"), [("+7", 7), ("-7", -7), ("007", 7), ("\u0667", 7)])
+def test_a_number_that_java_reads_is_read(value: str, number: int) -> None:
+    """Signs, leading zeros, any script's digits."""
+    assert decode_send_v2({**dict.fromkeys("abcdefgh", "1"), "e": value}).queue_id == number
+    assert headers.int_field({"queueId": value}, "queueId") == number
 
 
 def test_a_pull_header() -> None:

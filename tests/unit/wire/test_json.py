@@ -31,7 +31,7 @@ def test_the_tolerant_parser_reads_standard_json(value: object) -> None:
     """Both readers agree on what is standard."""
     text = orjson.dumps(value)
     assert json.loads(text) == value
-    assert json._Parser(text.decode()).document() == value
+    assert json._Parser(text.decode(), len(text)).document() == value
 
 
 @given(values)
@@ -114,3 +114,18 @@ def test_deeper_nesting_is_refused(text: str) -> None:
     """A bomb of brackets costs a FrameError, not the stack."""
     with pytest.raises(FrameError):
         json.loads(text)
+
+
+@pytest.mark.parametrize("text", ["[1,,2,3,4]", "{a:1,b:[2,3]}", "'\\n\\n\\n\\n'"])
+def test_what_is_not_standard_has_a_price(text: str) -> None:
+    """Values and escapes are counted: a peer cannot buy seconds of our time with one message."""
+    with pytest.raises(FrameError, match="too many"):
+        json.loads(text, 4)
+    json.loads(text, 5)
+    json.loads(text)
+
+
+def test_commas_and_plain_text_cost_nothing() -> None:
+    """A megabyte of either is read at once."""
+    assert json.loads(b"[" + b"," * (1 << 20) + b"]", 1) == []
+    assert json.loads(b"'" + b"x" * (1 << 20) + b"'", 1) == "x" * (1 << 20)
