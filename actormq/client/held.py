@@ -106,6 +106,7 @@ class Delivery:
     def take(self, now_ms: int) -> ReceivedMessage | None:
         """Return the next message; None when all were taken or the queue is no longer ours.  Any thread."""
         if self.held.window is not self.window or not self.held.may_run(now_ms):
+            self._taken = len(self.messages)  # nobody needs to look again
             return None
         # The counter is the only thing that workers share, and its next() is atomic.
         index = next(self._cursor)

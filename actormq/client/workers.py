@@ -42,8 +42,9 @@ class WorkerPool:
         self._clock = clock
         self._name = name
         self._waiting: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._threads: list[threading.Thread] = []
+        self._starting = 0
         self._free = 0
         """Workers without work, minus deliveries that wait for one."""
         self._is_stopped = False
@@ -54,19 +55,31 @@ class WorkerPool:
             if self._is_stopped:
                 return
             self._free -= 1
-            if self._free < 0 and len(self._threads) < self._max:
-                thread = threading.Thread(
-                    target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True
-                )
-                self._threads.append(thread)
+            must_start = self._free < 0 and self._has_room()
+            if must_start:
+                self._starting += 1
                 self._free += 1
-                thread.start()
+        if must_start:
+            self._start_worker()
         self._waiting.put(delivery)
+
+    def _has_room(self) -> bool:
+        return len(self._threads) + self._starting < self._max
+
+    def _start_worker(self) -> None:
+        """Start a thread without holding the lock: starting waits for the thread to run."""
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        thread.start()
+        with self._lock:
+            self._threads.append(thread)
+            self._starting -= 1
+            self._lock.notify_all()
 
     def stop(self, timeout_s: float) -> bool:
         """End the threads after the message that each has in hand; False = some listener still runs."""
         with self._lock:
             self._is_stopped = True
+            self._lock.wait_for(lambda: not self._starting)
             threads = list(self._threads)
         for _ in threads:
             self._waiting.put(None)
@@ -90,7 +103,7 @@ class WorkerPool:
         Each helper invites the next one, as long as there are messages left.
         """
         with self._lock:
-            has_help = self._free > 0 or len(self._threads) < self._max
+            has_help = self._free > 0 or self._has_room()
         if has_help and delivery.has_more:
             self.submit(delivery)
 
