@@ -34,6 +34,10 @@ from actormq.wire.command import RemotingCommand
 from actormq.wire.headers import DESCRIPTIONS, Action, RequestCode
 
 ASKED_MAX: Final = 10_000
+ASKED_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Of all frames that have no answer yet: they are kept for the next coordinator."""
+BODY_BYTES_MAX: Final = 1024 * 1024
+"""Of one request: ten thousand queue locks take 600 KB; sixteen times as much takes seconds to read."""
 ANSWER_TIMEOUT_NS: Final = 30_000_000_000
 NEED_TIMEOUT_NS: Final = 3_000_000_000
 """RocketMQ waits as long for the lock under which topics are made."""
@@ -82,6 +86,10 @@ class _Asked:
     sent: bool = False
 
     @property
+    def frame_bytes(self) -> int:
+        return len(self.message.command) if isinstance(self.message, Serve) else 0
+
+    @property
     def repeatable(self) -> bool:
         return self.command is None or is_idempotent(self.command.code)
 
@@ -112,6 +120,7 @@ class Relay:
         self._next_id = 0
         self._outgoing: deque[msgspec.Struct] = deque()
         self._asked: dict[int, _Asked] = {}
+        self._asked_bytes = 0
         self._deadlines: list[tuple[int, int]] = []
         self._questions: dict[Question, list[OnNeeded]] = {}
         self._commits: list[tuple[str, str, int, int]] = []
@@ -124,21 +133,26 @@ class Relay:
 
     # -- from clients
 
-    def serve(self, client: Client, command: RemotingCommand, data: bytes, now_ns: int) -> None:
+    def serve(self, client: Client, command: RemotingCommand, data: bytes | memoryview, now_ns: int) -> None:
         """Have the coordinator serve a request.
 
         Args:
-            data: the frame that `command` was decoded from.
+            data: the frame that `command` was decoded from; perhaps gone when this returns.
         """
-        if len(self._asked) >= ASKED_MAX:
+        if len(command.body) > BODY_BYTES_MAX:
+            remark = f"a body of {len(command.body)} bytes: this request may have {BODY_BYTES_MAX}, split it"
+            client.refuse(command, ResponseCode.SYSTEM_ERROR, remark)
+            return
+        if len(self._asked) >= ASKED_MAX or self._asked_bytes >= ASKED_BYTES_MAX:
             client.refuse(command, ResponseCode.SYSTEM_BUSY, OVERLOAD)
             return
+        kept = bytes(data)
         if command.code in (RequestCode.HEART_BEAT, RequestCode.UNREGISTER_CLIENT):
-            client.remember(data, heartbeat=command.code == RequestCode.HEART_BEAT)
+            client.remember(kept, heartbeat=command.code == RequestCode.HEART_BEAT)
         client.introduced = True
         command.body = b""
         asked_id = self._new_id()
-        message = self._serve_message(client, asked_id, data)
+        message = self._serve_message(client, asked_id, kept)
         self._ask(asked_id, _Asked(message, now_ns + ANSWER_TIMEOUT_NS, client, command), now_ns)
 
     def _serve_message(self, client: Client, asked_id: int, data: bytes, replay: bool = False) -> Serve:
@@ -208,7 +222,7 @@ class Relay:
 
     def served(self, message: Served) -> None:
         """Give a client its answer."""
-        asked = self._asked.pop(message.request_id, None)
+        asked = self._forget(message.request_id)
         if asked is None or asked.client is None or asked.command is None:
             return
         if message.command is not None and not asked.command.is_oneway:
@@ -216,7 +230,7 @@ class Relay:
 
     def needed(self, message: Needed) -> None:
         """A question about a name is answered; the tables must have been read before."""
-        asked = self._asked.pop(message.request_id, None)
+        asked = self._forget(message.request_id)
         if asked is not None and asked.question is not None:
             self._answer_question(asked.question, message.code, message.remark or "")
 
@@ -252,8 +266,16 @@ class Relay:
 
     def _ask(self, asked_id: int, asked: _Asked, now_ns: int) -> None:
         self._asked[asked_id] = asked
+        self._asked_bytes += asked.frame_bytes
         heapq.heappush(self._deadlines, (asked.deadline_ns, asked_id))
         self._say(asked.message)
+
+    def _forget(self, asked_id: int) -> _Asked | None:
+        """Take out a question that is answered, or will never be."""
+        asked = self._asked.pop(asked_id, None)
+        if asked is not None:
+            self._asked_bytes -= asked.frame_bytes
+        return asked
 
     def _say(self, message: msgspec.Struct) -> None:
         self._flush_commits()
@@ -300,7 +322,7 @@ class Relay:
                 asked.sent = False
                 self._outgoing.append(asked.message)
             else:
-                del self._asked[asked_id]
+                self._forget(asked_id)
                 self._give_up(asked, _GONE)
         self._outgoing.extend(unsent)
 
@@ -323,7 +345,7 @@ class Relay:
         """Answer SYSTEM_BUSY to who has waited too long."""
         while self._deadlines and self._deadlines[0][0] <= now_ns:
             _, asked_id = heapq.heappop(self._deadlines)
-            asked = self._asked.pop(asked_id, None)
+            asked = self._forget(asked_id)
             if asked is None:
                 continue
             if asked.question is not None:

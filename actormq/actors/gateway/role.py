@@ -358,7 +358,7 @@ class GatewayActor(ProcessActor):
             if handle is not None:
                 handle(client, command, now_ns)
             elif description is not None and description.role is Role.COORDINATOR:
-                self._relay.serve(client, command, bytes(data), now_ns)
+                self._relay.serve(client, command, data, now_ns)
             else:
                 raise RequestError(ResponseCode.REQUEST_CODE_NOT_SUPPORTED, not_supported(command.code))
         except RequestError as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_rig import Rig, TcpPeer, ZmqPeer, pull_request, send_request
+from gateway_rig import SENDER, Rig, TcpPeer, ZmqPeer, pull_request, send_request
 
 from actormq.actors.coordinator import (
     CallClient,
@@ -20,8 +20,9 @@ from actormq.actors.coordinator import (
     NeedTopic,
     ReplayDone,
     Serve,
+    Served,
 )
-from actormq.actors.gateway import cold
+from actormq.actors.gateway import cold, relay
 from actormq.broker.tables import BrokerEntry, GroupEntry, TopicGone
 from actormq.config import FlushMode, GatewayConfig
 from actormq.errors import FrameError, RequestError
@@ -875,6 +876,31 @@ class TestCoordinatorCodes:
         rig.pass_until(31)
         assert peer.answer_to(request).code == 2
         assert rig.gateway._relay.unanswered == 0
+
+    def test_a_body_that_is_too_large_stays_here(self, rig: Rig, peer: TcpPeer) -> None:
+        """It would take the coordinator seconds to read; the largest that may go does."""
+        rig.serve_with(lambda serve, request: RemotingCommand.response_to(request, 0))
+        refused = peer.ask(RemotingCommand.request(41, body=bytes(relay.BODY_BYTES_MAX + 1)))
+        assert refused.code == 1
+        assert f"{relay.BODY_BYTES_MAX}, split it" in (refused.remark or "")
+        assert rig.coordinator.of(Serve) == []
+        assert peer.ask(RemotingCommand.request(41, body=bytes(relay.BODY_BYTES_MAX))).code == 0
+
+    def test_unanswered_bytes_are_bounded(
+        self, rig: Rig, peer: TcpPeer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is kept for the next coordinator has an end, and room again once it is answered."""
+        monkeypatch.setattr(relay, "ASKED_BYTES_MAX", 1_000)
+        first, second = (RemotingCommand.request(41, body=bytes(600)) for _ in range(2))
+        peer.tell(first)
+        peer.tell(second)
+        assert peer.ask(RemotingCommand.request(41)).code == 2
+        rig.serve_with(lambda serve, request: RemotingCommand.response_to(request, 0))
+        for serve in rig.coordinator.of(Serve):
+            answer = RemotingCommand.response_to(frame.decode(serve.command), 0)
+            rig.gateway.on_message(Served(serve.request_id, frame.encode(answer)[4:]), SENDER)
+        assert peer.answer_to(first).code == peer.answer_to(second).code == 0
+        assert peer.ask(RemotingCommand.request(41)).code == 0
 
     def test_a_call_to_a_client_and_its_answer(self, rig: Rig, peer: TcpPeer) -> None:
         """Under an opaque of the gateway's own; one-way calls as they are."""
