@@ -11,7 +11,7 @@ from typing import Self
 
 from actormq.client.aio import AsyncClient
 from actormq.client.consuming import ConsumerCore
-from actormq.client.held import AsyncListener, Delivery
+from actormq.client.held import AsyncListener, Delivery, QueueWatcher
 from actormq.client.messages import ReceivedMessage
 from actormq.client.results import MessageQueue
 from actormq.client.settings import ClientSettings, ConsumerSettings, check_group
@@ -33,9 +33,11 @@ class AsyncConsumer:
         *,
         settings: ConsumerSettings | None = None,
         client_settings: ClientSettings | None = None,
+        on_queues: QueueWatcher | None = None,
     ) -> None:
         check_group(group)
         self.group = group
+        self._on_queues = on_queues
         self.settings = settings or ConsumerSettings()
         self._owns_client = isinstance(client, str)
         self._client = AsyncClient(client, settings=client_settings) if isinstance(client, str) else client
@@ -58,7 +60,9 @@ class AsyncConsumer:
             raise ClientClosed("this consumer was closed: make a new one")
         if self._core is None:
             await self._client.start()
-            core = ConsumerCore(self._client.session, self.group, self.settings, self._hand_over)
+            core = ConsumerCore(
+                self._client.session, self.group, self.settings, self._hand_over, self._on_queues
+            )
             self._workers = _AsyncWorkers(core, self.settings.workers)
             for subscribe in self._before_start:
                 subscribe(core)

@@ -6,12 +6,12 @@ Source: RocketMQ RebalanceImpl.java, RebalancePushImpl.java; client.md §5, §7.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from actormq.client import requests
 from actormq.client.balance import allocate
-from actormq.client.held import HeldQueue
+from actormq.client.held import HeldQueue, QueueWatcher
 from actormq.client.offsets import Offsets
 from actormq.client.procedures import Ask, Procedure, Together, Wait
 from actormq.client.results import MessageModel, MessageQueue, StartFrom
@@ -34,11 +34,13 @@ class Assignment:
         offsets: Offsets,
         pull: Callable[[HeldQueue], Procedure[None]],
         on_changed: Callable[[], None],
+        on_queues: QueueWatcher | None = None,
     ) -> None:
         """
         Args:
             pull: the procedure that pulls a queue for ever.
             on_changed: called when queues came or went.
+            on_queues: the user's, who wants to know which.
         """
         self._session = session
         self._group = group
@@ -46,6 +48,7 @@ class Assignment:
         self._offsets = offsets
         self._pull = pull
         self._on_changed = on_changed
+        self._on_queues = on_queues
         self.held: dict[MessageQueue, HeldQueue] = {}
         self._leaving: dict[MessageQueue, HeldQueue] = {}
 
@@ -114,6 +117,7 @@ class Assignment:
             queues = await self.lock(queues)
         starts: list[Any] = await Together([self._start_of(queue) for queue in queues])
         failed = []
+        taken = []
         for queue, start in zip(queues, starts, strict=True):
             if isinstance(start, BaseException):
                 log.warning("%s cannot be consumed yet: %s", queue, start)
@@ -124,10 +128,22 @@ class Assignment:
             if self._needs_locks:
                 held.locked_until_ms = asked_ms + self._valid_ms(queue)
             self.held[queue] = held
+            taken.append(held)
+        self._tell([held.queue for held in taken], [])
+        for held in taken:
             held.task = self._session.spawn(self._pull(held))
         if failed and self._needs_locks:
             await self.unlock(failed)  # by the next time they may be somebody else's
-        return len(queues) - len(failed)
+        return len(taken)
+
+    def _tell(self, taken: Sequence[MessageQueue], left: Sequence[MessageQueue]) -> None:
+        """Tell the user what came and went."""
+        if self._on_queues is None or not (taken or left):
+            return
+        try:
+            self._on_queues(taken, left)
+        except Exception:  # the user's code must not end ours
+            log.exception("on_queues failed")
 
     async def _start_of(self, queue: MessageQueue) -> tuple[QueueOffset, QueueOffset | None]:
         """Return where to begin, and what is stored as the group's offset."""
@@ -163,6 +179,7 @@ class Assignment:
             await Wait(held.idle)
         held.is_released = True
         await self.save([held])
+        self._tell([], [held.queue])
         if self._needs_locks:
             await self.unlock([held.queue])
         self._leaving.pop(held.queue, None)
@@ -177,6 +194,7 @@ class Assignment:
     async def leave_all(self) -> None:
         """Save all offsets and give all locks back.  After `stop`, when listeners are through."""
         await self.save(list(self.held.values()))
+        self._tell([], list(self.held))
         if self._needs_locks:
             await self.unlock(list(self.held))
         for held in self.held.values():

@@ -11,7 +11,7 @@ from typing import Self
 
 from actormq.client.client import Client
 from actormq.client.consuming import ConsumerCore
-from actormq.client.held import Delivery, Listener
+from actormq.client.held import Delivery, Listener, QueueWatcher
 from actormq.client.results import MessageQueue
 from actormq.client.settings import ClientSettings, ConsumerSettings, check_group
 from actormq.client.streams import Delivered
@@ -36,12 +36,14 @@ class Consumer:
         *,
         settings: ConsumerSettings | None = None,
         client_settings: ClientSettings | None = None,
+        on_queues: QueueWatcher | None = None,
     ) -> None:
         """
         Args:
             client: the URL of a name server, or a `Client` to share connections with.
             group: each message goes to one member of each group (broadcasting: to all).
             client_settings: for a client of its own.
+            on_queues: ``on_queues(taken, left)``, called when queues change owners; see `QueueWatcher`.
         Raises:
             ConfigError: the URL, the group or a setting is wrong.
         """
@@ -51,7 +53,7 @@ class Consumer:
         self._owns_client = isinstance(client, str)
         self._client = Client(client, settings=client_settings) if isinstance(client, str) else client
         session = self._client.session
-        self._core = ConsumerCore(session, group, self.settings, self._hand_over)
+        self._core = ConsumerCore(session, group, self.settings, self._hand_over, on_queues)
         self._pool = WorkerPool(
             self.settings.workers, self._core.handing.report, session.clock, f"actormq-{group}"
         )

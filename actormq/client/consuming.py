@@ -9,7 +9,7 @@ from typing import Any, Final
 from actormq.client import answers
 from actormq.client.assigning import Assignment
 from actormq.client.handing import Handing
-from actormq.client.held import AnyListener, Delivery
+from actormq.client.held import AnyListener, Delivery, QueueWatcher
 from actormq.client.messages import ReceivedMessage
 from actormq.client.offsets import BrokerOffsets, FileOffsets, Offsets
 from actormq.client.procedures import Pause, Signal, Together, Wait
@@ -38,10 +38,12 @@ class ConsumerCore:
         group: str,
         settings: ConsumerSettings,
         hand_over: Callable[[Delivery], None],
+        on_queues: QueueWatcher | None = None,
     ) -> None:
         """
         Args:
             hand_over: takes a delivery to the workers; must not block.
+            on_queues: told which queues come and go.
         Raises:
             ConfigError: the group's name is illegal.
         """
@@ -59,7 +61,7 @@ class ConsumerCore:
         self.handing = Handing(session, group, settings, self._listener_of, hand_over)
         self._puller = Puller(session, group, settings, self.handing, offsets, self._subscriptions.get)
         self.assignment = Assignment(
-            session, group, settings, offsets, self._puller.pull_forever, session.beat_now
+            session, group, settings, offsets, self._puller.pull_forever, session.beat_now, on_queues
         )
         self._rebalance_now = Signal()
         self._tasks: list[Task[None]] = []

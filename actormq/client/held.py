@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Listener = Callable[[ReceivedMessage], ConsumeResult | None]
 AsyncListener = Callable[[ReceivedMessage], Awaitable[ConsumeResult | None]]
+QueueWatcher = Callable[[Sequence[MessageQueue], Sequence[MessageQueue]], None]
+"""Told of the queues that were taken over, before their first message, and of those that were let go, before
+somebody else may have them (concurrent listeners may still have messages of these).  Called in the client's
+own thread (AsyncConsumer: in the event loop): it must be quick."""
 AnyListener = Any
 """Either of them, or a stream: whoever takes the delivery knows which."""
 

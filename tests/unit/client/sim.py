@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from unit.client.fakes import NAME_SERVER, FakeCluster, SimLoop, SimNetwork
 
 from actormq.client.consuming import ConsumerCore
-from actormq.client.held import Delivery
+from actormq.client.held import Delivery, QueueWatcher
 from actormq.client.messages import ReceivedMessage
 from actormq.client.sending import Sender
 from actormq.client.session import Session
@@ -69,9 +69,10 @@ class SimClient:
         expression: str = "*",
         *,
         takes_ms: int = 0,
+        on_queues: QueueWatcher | None = None,
         **settings: Any,
     ) -> SimConsumer:
-        consumer = SimConsumer(self, group, ConsumerSettings(**settings), takes_ms)
+        consumer = SimConsumer(self, group, ConsumerSettings(**settings), takes_ms, on_queues)
         consumer.core.subscribe(topic, expression, listener)
         consumer.core.start()
         return consumer
@@ -84,10 +85,17 @@ class SimClient:
 class SimConsumer:
     """A consumer core whose listeners run in the loop, each message taking `takes_ms`."""
 
-    def __init__(self, client: SimClient, group: str, settings: ConsumerSettings, takes_ms: int) -> None:
+    def __init__(
+        self,
+        client: SimClient,
+        group: str,
+        settings: ConsumerSettings,
+        takes_ms: int,
+        on_queues: QueueWatcher | None,
+    ) -> None:
         self._client = client
         self._takes_ms = takes_ms
-        self.core = ConsumerCore(client.session, group, settings, self._hand_over)
+        self.core = ConsumerCore(client.session, group, settings, self._hand_over, on_queues)
 
     def _hand_over(self, delivery: Delivery) -> None:
         self._client.loop.call_soon(lambda: self._next(delivery))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -350,6 +351,45 @@ def test_two_members_split_the_queues_and_a_third_changes_that_at_once(world: Wo
     world.loop.run_until(lambda: shares() == [2, 2], within_ms=2_000)
     consumers.append(world.client("c").consumer("g", world.listen, **FIRST))
     world.loop.run_until(lambda: shares() == [2, 1, 1], within_ms=2_000)
+
+
+def test_on_queues_is_told_before_a_queues_first_message_and_after_its_last(world: World) -> None:
+    """What it is told is what `queues` says; in order, nothing comes of a queue that was let go."""
+    told: list[tuple[str, Any]] = []
+
+    def watch(taken: Sequence[MessageQueue], left: Sequence[MessageQueue]) -> None:
+        told.extend(("taken", queue) for queue in taken)
+        told.extend(("left", queue) for queue in left)
+
+    def listen(message: ReceivedMessage) -> None:
+        told.append(("message", message.queue))
+
+    world.put(40)
+    first = world.client("a").consumer("g", listen, takes_ms=20, orderly=True, on_queues=watch, **FIRST)
+    world.loop.run_for(100)
+    world.client("b").consumer("g", world.listen, orderly=True, **FIRST)
+    world.wait_for(1)
+    mine = first.core.queues()
+    assert {queue for kind, queue in told if kind == "taken"} > set(mine)
+    first.close()
+    held: set[MessageQueue] = set()
+    for kind, queue in told:
+        assert (queue in held) == (kind != "taken"), (kind, queue)
+        if kind == "taken":
+            held.add(queue)
+        elif kind == "left":
+            held.remove(queue)
+    assert not held
+    assert any(kind == "message" for kind, _ in told)
+
+
+def test_an_error_in_on_queues_stops_nothing(world: World) -> None:
+    def fail(taken: Sequence[MessageQueue], left: Sequence[MessageQueue]) -> None:
+        raise ValueError("the user's mistake")
+
+    world.put(3)
+    world.client().consumer("g", world.listen, on_queues=fail, **FIRST)
+    world.wait_for(3)
 
 
 def test_a_member_that_leaves_is_replaced_at_once_and_nothing_is_lost(world: World) -> None:
