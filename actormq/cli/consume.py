@@ -26,8 +26,8 @@ def consume(
     group: Annotated[str, typer.Option("--group", "-g", help="The consumer group.")],
     start: Annotated[
         str,
-        typer.Option("--from", metavar="first|last|TIME", help="Where a new group begins."),
-    ] = "last",
+        typer.Option("--from", metavar="earliest|latest|TIME", help="Where a new group begins."),
+    ] = "latest",
     tags: Annotated[str, typer.Option("--tags", "-t", help="Only these: 'a || b', or * for all.")] = "*",
     count: Annotated[int, typer.Option("--count", "-c", help="End after so many; 0 for never.", min=0)] = 0,
     namesrv: Namesrv = NAMESRV_DEFAULT,
@@ -79,12 +79,12 @@ def _settings(start: str) -> ConsumerSettings:
     from actormq.client.results import StartFrom
     from actormq.client.settings import ConsumerSettings
 
-    if start in ("first", "last"):
-        return ConsumerSettings(start_from=StartFrom.FIRST if start == "first" else StartFrom.LAST)
+    if start in ("earliest", "latest"):
+        return ConsumerSettings(start_from=StartFrom.FIRST if start == "earliest" else StartFrom.LAST)
     try:
         moment = datetime.fromisoformat(start)
     except ValueError:
-        raise ConfigError(f"--from {start!r} must be first, last or like 2026-11-22T14:30:00") from None
+        raise ConfigError(f"--from {start!r} must be earliest, latest or like 2026-11-22T14:30:00") from None
     return ConsumerSettings(
         start_from=StartFrom.TIMESTAMP, start_timestamp_ms=round(moment.timestamp() * 1000)
     )

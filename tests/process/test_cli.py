@@ -68,13 +68,13 @@ def test_what_is_sent_is_consumed(dev: Dev) -> None:
     results = ask(dev, "send", "Words", "--lines", "--by", "one queue", stdin=b"\n".join(lines))
     assert len({result["queue"] for result in results}) == 1
     assert [result["offset"] for result in results] == sorted(result["offset"] for result in results)
-    got = ask(dev, "consume", "Words", "--group", "first", "--from", "first", "--count", "51")
+    got = ask(dev, "consume", "Words", "--group", "first", "--from", "earliest", "--count", "51")
     assert {item["body"] for item in got} == {"hello"} | {line.decode() for line in lines}
     first = next(item for item in got if item["body"] == "hello")
     assert (first["tags"], first["keys"], first["message_id"]) == ("red", ["k1"], sent["message_id"])
     assert first["properties"]["a"] == "b"
     plain = actormq(
-        "consume", "Words", "-g", "second", "--from", "first", "-t", "red", "-c", "1", "-n", dev.namesrv
+        "consume", "Words", "-g", "second", "--from", "earliest", "-t", "red", "-c", "1", "-n", dev.namesrv
     )
     assert plain.stdout == b"hello\n"
 
@@ -83,7 +83,7 @@ def test_what_was_printed_is_not_printed_again(dev: Dev) -> None:
     """A group goes on where it ended."""
     for number in range(2):
         ask(dev, "send", "Once", f"m{number}")
-        got = ask(dev, "consume", "Once", "--group", "once", "--from", "first", "--count", "1")
+        got = ask(dev, "consume", "Once", "--group", "once", "--from", "earliest", "--count", "1")
         assert got["body"] == f"m{number}"
 
 
@@ -92,7 +92,7 @@ def test_bytes_stay_bytes(dev: Dev) -> None:
     body = bytes(range(256)) * 10
     sent = actormq("send", "Bytes", "-", "-n", f"zmq://{dev.namesrv_zmq}", stdin=body)
     assert sent.stdout.startswith(b"SEND_OK ")
-    got = actormq("consume", "Bytes", "-g", "b", "--from", "first", "-c", "1", "-n", dev.namesrv)
+    got = actormq("consume", "Bytes", "-g", "b", "--from", "earliest", "-c", "1", "-n", dev.namesrv)
     assert got.stdout == body + b"\n"
 
 
@@ -119,7 +119,7 @@ def test_a_consumer_ends_quietly_when_it_is_told_to(dev: Dev) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         body = f"before {number.name}"
         ask(dev, "send", "Quiet", body)
-        words = ("consume", "Quiet", "-g", "q", "--from", "first", "-n", dev.namesrv)
+        words = ("consume", "Quiet", "-g", "q", "--from", "earliest", "-n", dev.namesrv)
         process = subprocess.Popen(
             [sys.executable, "-m", "actormq.cli.main", *words],
             stdout=subprocess.PIPE,

@@ -47,8 +47,8 @@ def test_lines_are_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_a_group_begins() -> None:
     """first, last, or a moment; with an offset from UTC it is absolute."""
-    assert _settings("first").start_from is StartFrom.FIRST
-    assert _settings("last").start_from is StartFrom.LAST
+    assert _settings("earliest").start_from is StartFrom.FIRST
+    assert _settings("latest").start_from is StartFrom.LAST
     settings = _settings("1970-01-01T00:00:01.5+00:00")
     assert (settings.start_from, settings.start_timestamp_ms) == (StartFrom.TIMESTAMP, 1_500)
     with pytest.raises(ConfigError, match="--from 'yesterday'"):
