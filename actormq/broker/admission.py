@@ -6,6 +6,7 @@ makes of a message's properties.  Source: RocketMQ SendMessageProcessor.java, Ho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -35,6 +36,7 @@ from actormq.message import (
 from actormq.wire.headers import SendHeader
 
 _TRANSIENT_PREFIX: Final = "__RMQ.TRANSIENT."
+_LEVEL: Final = re.compile(r"[+-]?\d{1,10}")
 _TIMER_KEYS: Final = frozenset(
     {PropertyKey.TIMER_DELAY_SEC, PropertyKey.TIMER_DELAY_MS, PropertyKey.TIMER_DELIVER_MS}
 )
@@ -169,7 +171,7 @@ def _admit_single(
     settings: SendSettings,
     new_key: Callable[[], str],
 ) -> Admitted:
-    level = level_of(properties) if PropertyKey.DELAY in properties else 0
+    level = _wanted_level(properties)
     _refuse_unsupported(header, properties, entry, level, settings)
     unique_key = properties.get(PropertyKey.UNIQ_KEY) or new_key()
     properties[PropertyKey.UNIQ_KEY] = unique_key
@@ -250,6 +252,16 @@ def _refuse_unsupported(
         raise RequestError(
             ResponseCode.SYSTEM_ERROR, "accurate timer message is not enabled, timerWheelEnable is false"
         )
+
+
+def _wanted_level(properties: dict[str, str]) -> int:
+    """Return the delay level that the producer wants; what is none must not be delivered at once."""
+    text = properties.get(PropertyKey.DELAY)
+    if text is None:
+        return 0
+    if not _LEVEL.fullmatch(text):
+        raise _illegal(f"the property DELAY must be the number of a delay level, not {text[:40]!r}")
+    return level_of(properties)
 
 
 def _illegal(remark: str) -> RequestError:

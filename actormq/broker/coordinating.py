@@ -29,7 +29,7 @@ from actormq.broker.members import (
 )
 from actormq.broker.offsets import OffsetKey, Offsets, QueueStart, first_offset
 from actormq.broker.outbox import Caller, Now, Outbox, Reply, copy_of
-from actormq.broker.sending import PutStatus, group_missing
+from actormq.broker.sending import PutStatus
 from actormq.broker.tables import (
     BrokerEntry,
     ConsumerGroupOffline,
@@ -59,7 +59,6 @@ TOPIC_BYTES: Final = 512
 """Room in the tables for one topic without its rows, generously."""
 ROW_BYTES: Final = 10
 """Room in the tables for one row number and its incarnation."""
-_PASSED_OVER: Final = (ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, ResponseCode.INVALID_PARAMETER)
 LOCK_LOOK_MS: Final = 10_000
 TABLE_CODES: Final = frozenset(
     {
@@ -292,7 +291,7 @@ class Coordinator:
             try:
                 config = self._group(consumer.group_name, now)
             except RequestError as error:
-                if error.response_code not in _PASSED_OVER:
+                if error.response_code != ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST:
                     raise
                 continue
             flags = int(consumer.unit_mode)
@@ -407,9 +406,12 @@ class Coordinator:
         fields = request.fields
         group, topic = text_field(fields, "consumerGroup"), text_field(fields, "topic")
         if self.groups.get(group) is None:
-            raise group_missing(group)
+            raise RequestError(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"Group {group} not exist!")
         if self.topics.get(topic) is None:
-            raise RequestError(ResponseCode.TOPIC_NOT_EXIST, f"topic[{topic}] not exist")
+            raise RequestError(ResponseCode.TOPIC_NOT_EXIST, f"Topic {topic} not exist!")
+        for name, shown in (("queueId", "QueueId"), ("commitOffset", "Offset")):
+            if name not in fields:
+                raise RequestError(ResponseCode.INVALID_PARAMETER, f"{shown} is null, topic is {topic}")
         queue_id, offset = int_field(fields, "queueId", bits=32), int_field(fields, "commitOffset")
         if not self._commit(OffsetKey(topic, group, queue_id), offset, now):
             raise RequestError(ResponseCode.SYSTEM_ERROR, "there are too many committed offsets")
@@ -469,7 +471,7 @@ class Coordinator:
             if topic.startswith(DLQ_PREFIX):
                 self._ensure_topic(topic, retry.DLQ_QUEUES, now)
                 return
-            self._check_room(TOPIC_BYTES + ROW_BYTES * max(0, queues))
+            self._check_room(TOPIC_BYTES + ROW_BYTES * self.topics.auto_queues(template, queues))
             self._topic_changed(self.topics.auto_create(topic, template, queues, sys_flag), now)
 
         self._needed(caller, create)
@@ -575,7 +577,7 @@ class Coordinator:
             raise RequestError(
                 ResponseCode.SYSTEM_ERROR,
                 f"the published tables hold {self.tables.size_bytes} bytes, and {bytes_more} more do not "
-                "fit: raise tables_bytes",
+                "fit: raise memory.tables_bytes",
             )
 
     # --- send-back -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from actormq.broker.bodies import read_body
-from actormq.broker.sending import check_group_name, group_missing
+from actormq.broker.sending import check_group_name, group_fault, group_missing
 from actormq.broker.tables import GroupEntry
 from actormq.errors import RequestError, ResponseCode
 
@@ -107,14 +107,15 @@ class Groups:
     def ensure(self, name: str) -> GroupEntry | None:
         """Create a group because someone uses it; None = it exists.
 
-        Raises: RequestError(SUBSCRIPTION_GROUP_NOT_EXIST) when that is not allowed, INVALID_PARAMETER for its
-        name.
+        Raises: RequestError(SUBSCRIPTION_GROUP_NOT_EXIST) when that is not allowed, or never for its name.
         """
         if name in self.table:
             return None
         if not self.auto_create:
             raise group_missing(name)
-        check_group_name(name)
+        if fault := group_fault(name):
+            remark = f"this subscription group does not exist, and cannot be created: {fault}"
+            raise RequestError(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, remark)
         self._check_room(name)
         self.table[name] = GroupConfig(group_name=name)
         return self.entry(name)

@@ -29,6 +29,8 @@ from actormq.message import (
 
 FAQ: Final = "https://rocketmq.apache.org/docs/bestPractice/06FAQ"
 _ILLEGAL: Final = re.compile(r"[^%|a-zA-Z0-9_-]")
+_SHOWN_MAX: Final = 300
+"""Of an illegal name in a remark: any legal one is shorter."""
 QUEUE_CHOICE_BELOW: Final = 99_999_999
 """RocketMQ draws below this number before it takes the remainder; kept so that spreads compare."""
 
@@ -81,13 +83,14 @@ def put_response(status: PutStatus) -> tuple[ResponseCode, str | None]:
 
 
 def name_fault(kind: str, name: str, length_max: int) -> str | None:
-    """Return what is wrong with the name of a `kind` ("topic" or "group"), or None."""
+    """Return what is wrong with the name of a `kind` ("topic" or "group"), or None; RocketMQ's words."""
     if not name or name.isspace():
         return f"The specified {kind} is blank."
+    shown = name[:_SHOWN_MAX]
     if _ILLEGAL.search(name):
-        return f"The specified {kind} contains illegal characters, allowing only ^[%|a-zA-Z0-9_-]+$"
+        return f"The specified {kind}: {shown}, contains illegal characters, allowing only ^[%|a-zA-Z0-9_-]+$"
     if len(name) > length_max:
-        return f"The specified {kind} is longer than {kind} max length."
+        return f"The specified {kind}: {shown}, is longer than {kind} max length: {length_max}"
     return None
 
 
@@ -104,8 +107,13 @@ def check_topic_name(topic: str) -> None:
 
 def check_group_name(group: str) -> None:
     """Raise RequestError(INVALID_PARAMETER) if `group` is no legal name."""
-    if fault := name_fault("group", group, GROUP_LENGTH_MAX):
+    if fault := group_fault(group):
         raise RequestError(ResponseCode.INVALID_PARAMETER, fault)
+
+
+def group_fault(group: str) -> str | None:
+    """Return what is wrong with a group's name, or None."""
+    return name_fault("group", group, GROUP_LENGTH_MAX)
 
 
 def check_send_topic(topic: str, entry: TopicEntry | None, broker_permission: int) -> None:

@@ -333,7 +333,7 @@ class Topics:
             raise RequestError(
                 ResponseCode.SYSTEM_ERROR,
                 f"topic[{topic}] needs {end - first} more queues, but only {self._rows.free} of "
-                f"{self.settings.rows_max} are free: raise queueRowsMax or delete topics",
+                f"{self.settings.rows_max} are free: raise memory.queue_rows_max or delete topics",
             )
         incarnation = self._incarnation_next
         self._incarnation_next += 1
@@ -377,7 +377,7 @@ class Topics:
             return self.put(TopicConfig(name=name, read_queues=1, write_queues=1, sys_flag=sys_flag))
         if template is None:
             raise topic_missing(name)
-        count = max(0, min(queues, template.write_queues))
+        count = self.auto_queues(template_name, queues)
         return self.put(
             TopicConfig(
                 name=name,
@@ -388,6 +388,11 @@ class Topics:
                 sys_flag=sys_flag,
             )
         )
+
+    def auto_queues(self, template_name: str, queues: int) -> int:
+        """Return how many queues `auto_create` would give a topic from this template; 0 when it cannot."""
+        template = self._template(template_name)
+        return max(0, min(queues, template.write_queues)) if template is not None else 0
 
     def _template(self, name: str) -> TopicEntry | None:
         template = self.table.get(name)

@@ -167,7 +167,7 @@ _TABLE: Final[tuple[tuple[RequestCode, Role, str, str], ...]] = (
         RequestCode.UPDATE_CONSUMER_OFFSET,
         Role.COORDINATOR,
         "Topic:Sub|Update & Group:Sub|Update",
-        "consumerGroup:s* topic:s* queueId:i* commitOffset:l*",
+        "consumerGroup:s* topic:s* queueId:i commitOffset:l",  # what is missing is answered in its order
     ),
     (RequestCode.UPDATE_AND_CREATE_TOPIC, Role.COORDINATOR, "Topic:Create", TOPIC_FIELDS),
     (RequestCode.UPDATE_AND_CREATE_TOPIC_LIST, Role.COORDINATOR, "Topic(body):Create", ""),

@@ -160,6 +160,7 @@ class TestSending:
             (send_request(properties="k\x01" + "v" * 32_700 + "\x02"), 13, "32KB"),
             (send_request(properties="TRAN_MSG\x01true\x02"), 16, "transaction message is forbidden"),
             (send_request(properties="TIMER_DELAY_SEC\x015\x02"), 1, "timerWheelEnable is false"),
+            (send_request(properties="DELAY\x01soon\x02"), 13, "DELAY must be the number of a delay level"),
             (send_request(sys_flag=0x80), 13, "not supported"),
             (
                 send_request(topic="%RETRY%g", code=320, body=batch.encode([(0, b"x", b"")])),

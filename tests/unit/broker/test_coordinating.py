@@ -96,11 +96,11 @@ def test_whoever_stays_is_told_when_a_member_goes(leave: str) -> None:
 
 def test_a_group_that_may_not_be_created_is_passed_over() -> None:
     """The heartbeat succeeds, as RocketMQ's does; its pulls will be answered 26."""
-    bench = Bench(groups=Groups(auto_create=False))
-    answer = bench.beat(group="unknown")
-    assert answer is not None
-    assert answer.code == 0
-    assert bench.state.members.groups == {}
+    for bench, group in ((Bench(groups=Groups(auto_create=False)), "unknown"), (Bench(), "../x")):
+        answer = bench.beat(group=group)
+        assert answer is not None
+        assert answer.code == 0
+        assert bench.state.members.groups == {}
 
 
 def test_a_group_that_does_not_want_notices_gets_none() -> None:
@@ -163,7 +163,8 @@ def test_one_way_requests_are_answered_with_nothing() -> None:
         ({"consumerGroup": "unknown"}, 26),
         ({"topic": "unknown"}, 17),
         ({"queueId": "x"}, 1),
-        ({"commitOffset": None}, 1),
+        ({"queueId": None}, 29),
+        ({"commitOffset": None}, 29),
     ],
 )
 def test_committing(changes: dict[str, str | None], code: int) -> None:
@@ -355,6 +356,16 @@ def test_a_send_to_an_unknown_topic(topic: str, template: str, code: int) -> Non
     assert (reply.request_id, reply.needed[0], reply.tables) == (7, code, code == 0)
     entry = bench.state.tables.topic(topic)
     assert (entry.write_queues if entry else None) == (None if code else 1 if topic == "%DLQ%g" else 4)
+
+
+def test_a_producer_may_wish_for_any_number_of_queues() -> None:
+    """The template's is the limit, for the room in the tables, too."""
+    bench = Bench()
+    bench.state.need_topic(Caller(GATEWAY, 7, "", 0), "orders", "TBW102", (1 << 31) - 1, 0, NOW)
+    assert bench.reply().needed == (0, None)
+    entry = bench.state.tables.topic("orders")
+    assert entry is not None
+    assert entry.write_queues == 8
 
 
 def test_a_pull_of_an_unknown_group() -> None:

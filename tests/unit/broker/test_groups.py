@@ -42,13 +42,13 @@ def test_what_is_no_group(value: object) -> None:
 
 
 def test_groups_are_created_on_first_use_where_that_is_allowed() -> None:
-    """Otherwise 26; a name that cannot be is 29; a second use changes nothing."""
+    """Otherwise 26, also for a name that cannot be, and says so; a second use changes nothing."""
     groups = Groups()
     assert groups.ensure("g") == GroupEntry("g")
     assert groups.ensure("g") is None
-    with pytest.raises(RequestError) as error:
+    with pytest.raises(RequestError, match="a b, contains illegal characters") as error:
         groups.ensure("a b")
-    assert error.value.response_code == 29
+    assert error.value.response_code == 26
     with pytest.raises(RequestError) as error:
         Groups(auto_create=False).ensure("g")
     assert error.value.response_code == 26

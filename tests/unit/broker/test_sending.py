@@ -38,6 +38,14 @@ def test_illegal_topic_names_are_invalid_parameters(name: str) -> None:
     with pytest.raises(RequestError) as error:
         check_topic_name(name)
     assert error.value.response_code == ResponseCode.INVALID_PARAMETER
+    assert "blank" in error.value.remark or f"The specified topic: {name}, " in error.value.remark
+
+
+def test_a_remark_does_not_repeat_a_megabyte() -> None:
+    """A name of any length is refused in one line."""
+    with pytest.raises(RequestError) as error:
+        check_topic_name("x" * (1 << 20))
+    assert len(error.value.remark) < 400
 
 
 def test_legal_names_pass() -> None:

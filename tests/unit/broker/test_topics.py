@@ -230,7 +230,7 @@ def test_too_many_queues_are_refused_whole() -> None:
     """Beyond the rows there is an error with the numbers, and nothing half made."""
     made = topics()
     free = made.rows_free
-    with pytest.raises(RequestError, match="queueRowsMax"):
+    with pytest.raises(RequestError, match=r"memory\.queue_rows_max"):
         made.update(TopicConfig(name="t", read_queues=free + 1, write_queues=1))
     assert made.rows_free == free
     assert made.get("t") is None
