@@ -4,13 +4,17 @@ Each process of a test appends its own history file (`History`), one JSON array 
 which things happened to it; `[time, kind, …]`, time from the machine's monotonic clock in nanoseconds:
 
     [t, "send", id, key, seq, digest]         an attempt; a retry is another line with the same id
-    [t, "ack", id, queue, offset]             SEND_OK
+    [t, "send", id, key, seq, digest, true]   the same of a message that goes through the scheduler: delivered
+                                              at least once, perhaps at several places
+    [t, "ack", id, queue, offset]             SEND_OK; queue null: its place is not known yet (delayed)
     [t, "fail", id]                           refused or unknown: it may be stored or not
     [t, "session", group]                     this consumer begins anew (start, rebalance): may read again
+    [t, "session", group, queue]              the same for one queue that it has taken over
     [t, "recv", group, queue, offset, id, digest]
     [t, "commit", group, queue, offset]       a committed offset that was seen
     [t, "end", queue, offset]                 the queue's end after a restart of the broker
     [t, "expect", group]                      this group has been given time to receive everything
+    [t, "note", what, …]                      not judged: for whoever reads the history otherwise
 
 A queue is any string ("topic:3"), an id any string or number.  One pass over all files merged by time: O(n).
 As a program: ``python tests/faults/checker.py FILE…`` prints the verdict, exit code 1 when it is not clean.
@@ -23,10 +27,11 @@ import heapq
 import json
 import os
 import sys
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -40,29 +45,36 @@ Id = str | int
 
 
 class History:
-    """One process's history file.  Each line is one write: a process that is killed leaves whole lines."""
+    """One process's history file.  Each line is one write: a process that is killed leaves whole lines.
+
+    Any thread may write: lines are in the order of their times.
+    """
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         os.close(self._fd)
 
     def add(self, kind: str, *fields: Any) -> None:
-        os.write(self._fd, orjson.dumps([time.monotonic_ns(), kind, *fields]) + b"\n")
+        with self._lock:
+            os.write(self._fd, orjson.dumps([time.monotonic_ns(), kind, *fields]) + b"\n")
 
-    def send(self, message: Id, digest: str = "", key: str | None = None, seq: int = 0) -> None:
+    def send(
+        self, message: Id, digest: str = "", key: str | None = None, seq: int = 0, *, delayed: bool = False
+    ) -> None:
         """Note an attempt, before it is made; `seq` counts the messages of one key."""
-        self.add("send", message, key, seq, digest)
+        self.add("send", message, key, seq, digest, *([True] if delayed else []))
 
-    def ack(self, message: Id, queue: str, offset: int) -> None:
+    def ack(self, message: Id, queue: str | None, offset: int) -> None:
         self.add("ack", message, queue, offset)
 
     def fail(self, message: Id) -> None:
         self.add("fail", message)
 
-    def session(self, group: str) -> None:
-        self.add("session", group)
+    def session(self, group: str, queue: str | None = None) -> None:
+        self.add("session", group, *([] if queue is None else [queue]))
 
     def receive(self, group: str, queue: str, offset: int, message: Id, digest: str = "") -> None:
         self.add("recv", group, queue, offset, message, digest)
@@ -75,6 +87,9 @@ class History:
 
     def expect(self, group: str) -> None:
         self.add("expect", group)
+
+    def note(self, what: str, *fields: Any) -> None:
+        self.add("note", what, *fields)
 
 
 def read(path: Path) -> Iterator[Event]:
@@ -127,6 +142,7 @@ class _Message:
     key: str | None
     seq: int
     digest: str
+    delayed: bool = False
     place: tuple[str, int] | None = None
     """Where it was acknowledged."""
     seen: tuple[str, int] | None = None
@@ -169,7 +185,7 @@ class Checker:
         self._committed: dict[tuple[str, str], int] = {}
         self._expected: dict[str, None] = {}
         self._waiting_since: int | None = None
-        self._handlers = {
+        self._handlers: dict[str, Callable[..., None]] = {
             "send": self._send,
             "ack": self._ack,
             "fail": self._fail,
@@ -178,6 +194,7 @@ class Checker:
             "commit": self._commit,
             "end": self._end,
             "expect": self._expect,
+            "note": self._note,
         }
 
     def run(self, histories: Iterable[Iterable[Event]]) -> Verdict:
@@ -193,17 +210,19 @@ class Checker:
             gc.enable()
         return self.finish()
 
-    def _send(self, at: int, who: int, message: Id, key: str | None, seq: int, digest: str) -> None:
+    def _send(
+        self, at: int, who: int, message: Id, key: str | None, seq: int, digest: str, delayed: bool = False
+    ) -> None:
         known = self._messages.get(message)
         if known is None:
-            self._messages[message] = _Message(1, at, key, seq, digest)
+            self._messages[message] = _Message(1, at, key, seq, digest, delayed)
             self.verdict.sent += 1
         else:
             known.attempts += 1
         if self._waiting_since is None:
             self._waiting_since = at
 
-    def _ack(self, at: int, who: int, message: Id, queue: str, offset: int) -> None:
+    def _ack(self, at: int, who: int, message: Id, queue: str | None, offset: int) -> None:
         self._end_pause(at)
         known = self._messages.get(message)
         if known is None:
@@ -216,6 +235,8 @@ class Checker:
             return
         self.verdict.acknowledged += not known.acknowledged
         known.acknowledged = True
+        if queue is None:
+            return
         known.place = (queue, offset)
         self._settle(message, known, queue, offset)
         times, highest = self._acknowledged[queue]
@@ -243,7 +264,7 @@ class Checker:
         there = self._ids[queue].setdefault(offset, message)
         if there != message:
             self.verdict.add("reused", f"offset {offset} of {queue} has {there} and {message}")
-        if known.attempts > 1:
+        if known.attempts > 1 or known.delayed:
             return
         for other in (known.place, known.seen):
             if other is not None and other != (queue, offset):
@@ -253,9 +274,10 @@ class Checker:
         if message not in self._messages:
             self.verdict.add("phantom", f"{message} failed, but was never sent")
 
-    def _session(self, at: int, who: int, group: str) -> None:
+    def _session(self, at: int, who: int, group: str, queue: str | None = None) -> None:
         for cursor in [cursor for cursor in self._cursor if cursor[:2] == (who, group)]:
-            del self._cursor[cursor]
+            if queue in (None, cursor[2]):
+                del self._cursor[cursor]
 
     def _recv(self, at: int, who: int, group: str, queue: str, offset: int, message: Id, digest: str) -> None:
         self.verdict.received += 1
@@ -320,6 +342,9 @@ class Checker:
 
     def _expect(self, at: int, who: int, group: str) -> None:
         self._expected[group] = None
+
+    def _note(self, at: int, who: int, what: str, *fields: Any) -> None:
+        """Whoever measures reads it; it says nothing about right and wrong."""
 
     def finish(self) -> Verdict:
         """Return the verdict: now what has not been received is lost."""

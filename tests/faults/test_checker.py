@@ -160,6 +160,42 @@ def test_a_mutated_history_is_caught(mutate: Callable[[Histories], None], kind: 
     assert verdict.examples[kind]
 
 
+def test_a_session_of_one_queue_excuses_that_queue_only() -> None:
+    """Who takes over one queue may read again there, and nowhere else."""
+    producer: list[Event] = []
+    for number in range(4):
+        producer.append([number, "send", f"m{number}", None, 0, ""])
+        producer.append([number, "ack", f"m{number}", f"q{number % 2}", number // 2])
+    consumer: list[Event] = [[10, "recv", "g", f"q{n % 2}", n // 2, f"m{n}", ""] for n in range(4)]
+    consumer.append([11, "session", "g", "q0"])
+    consumer.append([12, "recv", "g", "q0", 0, "m0", ""])
+    assert Checker().run([producer, consumer]).clean
+    consumer.append([13, "recv", "g", "q1", 0, "m1", ""])
+    assert Checker().run([producer, consumer]).violations == {"queue inversion": 1}
+
+
+def test_a_delayed_message_may_be_delivered_twice_but_not_be_lost() -> None:
+    """Its acknowledgement does not say where it will be; the scheduler's death may repeat it."""
+    producer: list[Event] = [
+        [1, "send", "late", None, 0, "d", True],
+        [2, "ack", "late", None, 0],
+        [3, "note", "killed", "scheduler"],
+    ]
+    consumer: list[Event] = [
+        [10, "recv", "g", "q0", 5, "late", "d"],
+        [11, "recv", "g", "q1", 7, "late", "d"],
+        [20, "expect", "g"],
+    ]
+    verdict = Checker().run([producer, consumer])
+    assert verdict.clean, verdict
+    assert verdict.redelivered == 1
+    assert Checker().run([producer, consumer[2:]]).violations == {"lost": 1}
+    consumer[1][6] = "other"
+    assert Checker().run([producer, consumer]).violations == {"digest": 1}
+    consumer[1] = [11, "recv", "g", "q0", 5, "unknown", "d"]
+    assert Checker().run([producer, consumer]).violations["phantom"] == 1
+
+
 def test_receiving_again_can_be_forbidden() -> None:
     assert judge(good(), again_allowed=False).violations["again"] == 2
 
@@ -196,10 +232,16 @@ def test_histories_are_files_that_a_kill_may_cut(
     history = History(tmp_path / "one")
     history.send("a", "d", "key", 0)
     history.ack("a", "q", 0)
+    history.send("b", "d", delayed=True)
+    history.ack("b", None, 0)
+    history.note("reconnected", 3)
     history.receive("g", "q", 0, "a", "d")
     history.commit("g", "q", 1)
     history.session("g")
-    history.end("q", 1)
+    history.session("g", "q")
+    history.receive("g", "q", 1, "b", "d")
+    history.commit("g", "q", 2)
+    history.end("q", 2)
     history.fail("a")
     history.expect("g")
     history.close()
