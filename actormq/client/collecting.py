@@ -38,6 +38,7 @@ class Collector:
         self._flushers: list[Signal] = []
         self._checked: set[str] = set()
         self._closed: ClientError | None = None
+        session.at_close.append(self.close)
 
     # -- any thread
 
@@ -128,7 +129,9 @@ class Collector:
             self._flushers.remove(empty)
 
     def close(self) -> None:
-        """Refuse new messages, and give up those that no request carries yet."""
+        """Refuse new messages, and give up those that no request carries yet; a second call does nothing."""
+        if self._closed is not None:
+            return
         self._closed = ClientClosed("the producer is closed")
         with self._lock:
             self._window.abandon(self._closed)
@@ -136,6 +139,8 @@ class Collector:
             callers, self._on_room = self._on_room, []
         for call in callers:
             call()
+        if self.close in self._session.at_close:
+            self._session.at_close.remove(self.close)
 
 
 def window_full(settings: ProducerSettings) -> WindowFull:

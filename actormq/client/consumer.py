@@ -6,6 +6,7 @@ import inspect
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -94,9 +95,11 @@ class Consumer:
         for stream in self._streams:
             stream.end()
         if was_running:
-            self._client.run(self._halt())
+            with suppress(ClientClosed):  # the client's thread may be dead
+                self._client.run(self._halt())
             self._pool.stop(self.settings.close_wait_ms / 1000)
-            self._client.run(self._core.leave())
+            with suppress(ClientClosed):
+                self._client.run(self._core.leave())
             self._client.release(self)
         if self._owns_client:
             self._client.close()

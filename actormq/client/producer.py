@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -92,12 +93,13 @@ class Producer:
             was_running, self._state = self._state == "running", "closed"
         if was_running:
             timeout_s = (timeout_ms or self.settings.send_timeout_ms) / 1000
-            try:
-                self._client.run(self._collector.flush(), timeout_s)
-            except RequestTimeout as late:
-                log.warning("the producer was closed with messages on their way: %s", late)
-            self._collector.close()
-            self._client.run(self._client.session.remove_producer(self.group))
+            with suppress(ClientClosed):  # the client's thread may be dead
+                try:
+                    self._client.run(self._collector.flush(), timeout_s)
+                except RequestTimeout as late:
+                    log.warning("the producer was closed with messages on their way: %s", late)
+                self._collector.close()
+                self._client.run(self._client.session.remove_producer(self.group))
             self._client.release(self)
         if self._owns_client:
             self._client.close()

@@ -42,11 +42,9 @@ class Reactor:
         self._clock = clock
         self.on_death: Callable[[], None] | None = None
         """Called in the dying thread."""
-        self._selector = selectors.DefaultSelector()
-        self._wake_in, self._wake_out = socket.socketpair()
-        for end in (self._wake_in, self._wake_out):
-            end.setblocking(False)
-        self._selector.register(self._wake_out, selectors.EVENT_READ, (self._drain, None))
+        self._selector: selectors.BaseSelector
+        self._wake_in: socket.socket | None = None
+        self._wake_out: socket.socket
         self._calls: deque[Callable[[], None]] = deque()
         self._is_woken = False
         self._timers: list[tuple[int, int, _Timer]] = []
@@ -55,6 +53,13 @@ class Reactor:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
+        """Start the thread; a reactor that was never started holds no descriptors."""
+        self._selector = selectors.DefaultSelector()
+        wake_in, self._wake_out = socket.socketpair()
+        for end in (wake_in, self._wake_out):
+            end.setblocking(False)
+        self._selector.register(self._wake_out, selectors.EVENT_READ, (self._drain, None))
+        self._wake_in = wake_in
         self._thread.start()
 
     def stop(self) -> None:
@@ -77,13 +82,14 @@ class Reactor:
 
     def call_soon(self, call: Callable[[], None]) -> None:
         self._calls.append(call)
-        if not self._is_woken:
+        if not self._is_woken and self._wake_in is not None:
             self._is_woken = True
-            self._wake()
+            self._wake(self._wake_in)
 
-    def _wake(self) -> None:
+    @staticmethod
+    def _wake(wake_in: socket.socket) -> None:
         try:
-            self._wake_in.send(b"\0")
+            wake_in.send(b"\0")
         except (BlockingIOError, OSError):
             # Full: the thread has been woken already.  Closed: there is nobody to wake any more.
             return
@@ -120,8 +126,9 @@ class Reactor:
                 self.on_death()
         finally:
             self._selector.close()
-            self._wake_in.close()
             self._wake_out.close()
+            if self._wake_in is not None:
+                self._wake_in.close()
 
     def _turn(self) -> None:
         for key, events in self._selector.select(self._patience_s()):

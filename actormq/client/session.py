@@ -94,6 +94,8 @@ class Session:
         self._look_at_routes = Signal()
         self._is_started = False
         self.is_closed = False
+        self.at_close: list[Callable[[], None]] = []
+        """Called when the session closes, also when its thread dies: nothing may wait for ever."""
 
     def _identity(self) -> bytes:
         """Return an identity for one ZeroMQ connection; never used twice, so no dead one is in its way."""
@@ -133,6 +135,8 @@ class Session:
         for task in list(self._tasks):
             task.cancel()
         self.network.close()
+        for call in list(self.at_close):
+            call()
 
     def now_ms(self) -> int:
         """Milliseconds of the monotonic clock."""

@@ -184,7 +184,8 @@ def test_somebody_who_does_not_speak_the_protocol_at_all() -> None:
         try:
             while True:
                 connection, _ = listener.accept()
-                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                with connection:
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         except OSError:
             return
 
@@ -259,6 +260,20 @@ def test_closing_sends_what_waits(server: FakeServer, url: str) -> None:
 def test_a_producer_must_be_started(server: FakeServer, url: str) -> None:
     with pytest.raises(ClientClosed, match="with"):
         Producer(url).send("orders", b"x")
+
+
+def test_a_mistake_in_the_clients_thread_leaves_nobody_waiting(server: FakeServer, url: str) -> None:
+    """The thread ends with a traceback in the log; what waits is told, later calls are refused."""
+    settings = ProducerSettings(batch=BatchLimits(linger_ms=60_000))
+    with Producer(url, settings=settings) as producer, Consumer(producer._client, "g"):
+        producer.send("orders", b"x")
+        future = producer.send_async("orders", b"x")
+        producer._client._reactor.call_soon(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+        assert isinstance(future.exception(SECONDS), ClientClosed)
+        with pytest.raises(ClientClosed):
+            producer.send_async("orders", b"x")
+        with pytest.raises(ClientClosed, match="thread has ended"):
+            producer.flush()
 
 
 def test_closing_leaves_no_thread_and_no_connection(server: FakeServer, url: str) -> None:
@@ -349,12 +364,16 @@ def test_an_orderly_consumer_sees_each_queue_in_order(server: FakeServer, url: s
 
 def test_two_consumers_share_and_one_takes_over(server: FakeServer, url: str) -> None:
     boxes = [Box(), Box()]
-    consumers = [Consumer(url, "g", settings=FIRST).start() for _ in boxes]
+    left: list[MessageQueue] = []
+    consumers = [
+        Consumer(url, "g", settings=FIRST, on_queues=lambda _, gone: left.extend(gone)).start() for _ in boxes
+    ]
     try:
         for consumer, box in zip(consumers, boxes, strict=True):
             consumer.subscribe("orders", "*", box)
         wait_until(lambda: [sum(q.topic == "orders" for q in c.queues()) for c in consumers] == [2, 2])
         consumers[0].close()
+        assert sum(queue.topic == "orders" for queue in left) >= 2
         wait_until(lambda: sum(queue.topic == "orders" for queue in consumers[1].queues()) == 4)
     finally:
         for consumer in consumers:
