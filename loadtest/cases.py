@@ -1,0 +1,182 @@
+"""What is measured: each case with its two sides, its goals, and how much work a run is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from loadtest import native, official
+from loadtest.clients import CLIENTS
+from loadtest.compare import Figures, Goal
+from loadtest.machine import CpuUse
+from loadtest.servers import Server
+from loadtest.worker import POOL
+
+Measure = Callable[[Server, int], tuple[Figures, CpuUse]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row of the comparison.
+
+    Attributes:
+        key: its name on the command line, with the size behind a colon.
+        sides: kinds of servers; the first is ours.
+        measure: one run against a running server; the number makes its topic a new one.
+        settings: by side, what was asked of its client.
+    """
+
+    key: str
+    name: str
+    size: int
+    goals: tuple[Goal, ...]
+    sides: tuple[str, ...]
+    measure: Measure
+    settings: dict[str, str]
+
+    @property
+    def group(self) -> str:
+        return self.key.partition("-")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """How much work one run is."""
+
+    seconds: float = 20.0
+    """Of the official programs, after their warm-up."""
+    warm_s: float = 12.0
+    produce_s: float = 4.0
+    sync_count: int = 10_000
+    backlog: int = 500_000
+    paced_s: float = 10.0
+    pool: int = POOL
+
+
+FULL: Final = Amounts()
+QUICK: Final = Amounts(produce_s=0.0, sync_count=100, backlog=1_000, paced_s=0.2, pool=200)
+PACED_PER_SECOND: Final = 1_000.0
+SIZES: Final = (128, 1024)
+
+
+def official_cases(amounts: Amounts, sizes: Sequence[int] = SIZES) -> list[Case]:
+    """Return the rows of RocketMQ's own benchmark programs."""
+    cases = []
+    for size in sizes:
+        cases.append(_producer(amounts, size, 64, 1.4, 0.25))
+        cases.append(_producer(amounts, size, 1, 0.9, None))
+        cases.append(_producer_and_consumer(amounts, size))
+    return cases
+
+
+def _producer(amounts: Amounts, size: int, threads: int, rate: float, cpu: float | None) -> Case:
+    work = official.Work(
+        size=size, threads=threads, consume=False, warm_s=amounts.warm_s, seconds=amounts.seconds
+    )
+    return Case(
+        key=f"official-producer-{threads}",
+        name=f"official Producer, {threads} thread{'s' * (threads > 1)}",
+        size=size,
+        goals=(
+            _rate(rate),
+            _server_cpu(cpu),
+            Goal(figure="round_trip_ms", unit="ms mean"),
+        ),
+        sides=("actormq", "rocketmq"),
+        measure=lambda server, number: official.measure(server, work, number),
+        settings={},
+    )
+
+
+def _producer_and_consumer(amounts: Amounts, size: int) -> Case:
+    work = official.Work(size=size, threads=8, consume=True, warm_s=amounts.warm_s, seconds=amounts.seconds)
+    return Case(
+        key="official-both-8",
+        name="official Producer (8 threads) + Consumer",
+        size=size,
+        goals=(
+            _rate(1.3),
+            Goal(figure="consume_rate", unit="consumed/s", at_least=1.3),
+            Goal(figure="born_to_consume_ms", unit="ms mean", at_most=1.0),
+            _server_cpu(),
+        ),
+        sides=("actormq", "rocketmq"),
+        measure=lambda server, number: official.measure(server, work, number),
+        settings={},
+    )
+
+
+def native_cases(amounts: Amounts, sizes: Sequence[int] = SIZES) -> list[Case]:
+    """Return the rows of the native Python clients; the other side is confluent-kafka."""
+    cases = []
+    for size in sizes:
+        produce = native.Work(size=size, pool=amounts.pool, seconds=amounts.produce_s)
+        sync = native.Work(size=size, pool=amounts.pool, count=amounts.sync_count)
+        backlog = native.Work(size=size, pool=amounts.pool, rounds=-(-amounts.backlog // amounts.pool))
+        paced = native.Work(
+            size=size,
+            pool=amounts.pool,
+            count=int(amounts.paced_s * PACED_PER_SECOND),
+            rate=PACED_PER_SECOND,
+        )
+        costs = (_server_cpu(), Goal(figure="client_cpu_us", unit="µs client CPU/msg"))
+        cases += [
+            _native(
+                "produce",
+                "produce, acknowledged",
+                size,
+                produce,
+                native.produce,
+                _rate(1.2),
+                *costs,
+            ),
+            _native("sync", "send, one at a time", size, sync, native.sync, _p50(70), _p99()),
+            _native("paced", "end to end at 1,000/s", size, paced, native.end_to_end, _p50(150), _p99()),
+            _native(
+                "consume",
+                "consume a backlog",
+                size,
+                backlog,
+                native.consume,
+                _rate(1.2),
+                *costs,
+            ),
+        ]
+    return cases
+
+
+def _rate(at_least: float) -> Goal:
+    return Goal(figure="rate", unit="msg/s", at_least=at_least)
+
+
+def _server_cpu(at_most: float | None = None) -> Goal:
+    return Goal(figure="server_cpu_us", unit="µs server CPU/msg", at_most=at_most)
+
+
+def _p50(at_most: float) -> Goal:
+    return Goal(figure="p50_us", unit="µs p50", of="ours", at_most=at_most)
+
+
+def _p99() -> Goal:
+    return Goal(figure="p99_us", unit="µs p99")
+
+
+def _native(
+    key: str,
+    name: str,
+    size: int,
+    work: native.Work,
+    measure: Callable[[Server, native.Work, int], tuple[Figures, CpuUse]],
+    *goals: Goal,
+) -> Case:
+    kind = {"paced": "sync"}.get(key, key)
+    return Case(
+        key=f"native-{key}",
+        name=f"Python client: {name}",
+        size=size,
+        goals=goals,
+        sides=("actormq", "kafka"),
+        measure=lambda server, number: measure(server, work, number),
+        settings={side: client.settings[kind] for side, client in CLIENTS.items()},
+    )
