@@ -64,8 +64,9 @@ class Bench:
             self.loop.run_once(time.monotonic_ns() + 10_000_000)
             self.server.flush()
 
-    def dial(self, identity: bytes, hwm: int = 1000) -> zmq.Socket[bytes]:
+    def dial(self, identity: bytes, hwm: int = 1000, reconnect_ms: int = 100) -> zmq.Socket[bytes]:
         dealer = self.theirs.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.RECONNECT_IVL, reconnect_ms)
         dealer.setsockopt(zmq.ROUTING_ID, identity)
         dealer.setsockopt(zmq.RCVHWM, hwm)
         dealer.setsockopt(zmq.LINGER, 0)
@@ -225,12 +226,13 @@ def test_clients_beyond_the_limit_are_not_served(caplog: pytest.LogCaptureFixtur
 def test_the_same_identity_again_takes_over(bench: Bench) -> None:
     """A client whose connection broke comes back before we noticed."""
     bench.handler.answer = lambda client, header, body: client.send(b"for " + header)
-    old, new = bench.dial(b"me"), bench.dial(b"me")
+    old = bench.dial(b"me", reconnect_ms=-1)
     old.send_multipart([b"old"])
-    bench.turn(lambda: bench.handler.got)
-    old.close(0)
+    assert receive(bench, old) == [b"for old"]
+    new = bench.dial(b"me")
     new.send_multipart([b"new"])
     assert receive(bench, new) == [b"for new"]
+    assert len(bench.handler.clients) == 1
 
 
 def test_a_tcp_frame_becomes_a_message() -> None:
