@@ -5,9 +5,10 @@ Source: RocketMQ TopicRouteData.java, MQClientInstance.java; client.md §1.3, §
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from actormq.client.results import MessageQueue, queue_order
 from actormq.errors import PeerError
@@ -15,6 +16,7 @@ from actormq.message import Permission
 from actormq.wire import json
 
 MASTER_ID: Final = 0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,31 +141,34 @@ def subscribe_queues(topic: str, route: TopicRoute) -> tuple[MessageQueue, ...]:
 class RouteTable:
     """The routes of all topics of interest.
 
-    Reading is safe from any thread: entries are immutable and replaced whole.
+    Safe for threads: the tables are replaced whole, by one thread at a time; readers take what is there.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._routes: dict[str, TopicRoute] = {}
         self._publish: dict[str, tuple[MessageQueue, ...]] = {}
         self._brokers: dict[str, BrokerData] = {}
 
     def update(self, topic: str, route: TopicRoute) -> bool:
         """Keep a route; return whether it differs from the one before."""
-        if self._routes.get(topic) == route:
-            return False
-        self._publish[topic] = publish_queues(topic, route)
-        self._routes[topic] = route
-        self._brokers = self._known_brokers()
+        queues = publish_queues(topic, route)
+        with self._lock:
+            if self._routes.get(topic) == route:
+                return False
+            self._replace({**self._routes, topic: route}, {**self._publish, topic: queues})
         return True
 
     def forget(self, topic: str) -> None:
         """Drop a topic's route, and the brokers that only it named."""
-        self._publish.pop(topic, None)
-        if self._routes.pop(topic, None) is not None:
-            self._brokers = self._known_brokers()
+        with self._lock:
+            self._replace(_without(self._routes, topic), _without(self._publish, topic))
 
-    def _known_brokers(self) -> dict[str, BrokerData]:
-        return {broker.name: broker for route in self._routes.values() for broker in route.brokers}
+    def _replace(self, routes: dict[str, TopicRoute], publish: dict[str, tuple[MessageQueue, ...]]) -> None:
+        # Brokers first: whoever finds a queue finds its broker's address, too.
+        self._brokers = {broker.name: broker for route in routes.values() for broker in route.brokers}
+        self._routes = routes
+        self._publish = publish
 
     def topics(self) -> list[str]:
         return list(self._routes)
@@ -188,6 +193,10 @@ class RouteTable:
     def brokers_of(self, topic: str) -> list[BrokerData]:
         route = self._routes.get(topic)
         return list(route.brokers) if route else []
+
+
+def _without(table: dict[str, T], key: str) -> dict[str, T]:
+    return {name: value for name, value in table.items() if name != key}
 
 
 def master_address(broker: BrokerData) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from actormq.client.results import MessageQueue
@@ -110,3 +112,24 @@ def test_where_to_read() -> None:
 def test_what_is_no_route_is_refused(body: bytes) -> None:
     with pytest.raises(PeerError):
         parse_route(body)
+
+
+def test_threads_may_update_different_topics_at_the_same_time() -> None:
+    """No update is lost, and a reader that finds a queue finds its broker."""
+    table = RouteTable()
+    begin = threading.Barrier(8)
+
+    def update(number: int) -> None:
+        begin.wait(30)
+        for index in range(200):
+            topic = f"t{number}-{index}"
+            table.update(topic, route((f"b{number}", 1, 1, 6)))
+            assert all(table.broker(queue.broker_name) for queue in table.publish_queues(topic))
+
+    threads = [threading.Thread(target=update, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(table.topics()) == 1_600
+    assert len(table.brokers()) == 8
