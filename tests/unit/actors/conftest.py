@@ -1,4 +1,4 @@
-"""Roles run in the test's own process here and die by exceptions: their files are closed as a kernel would."""
+"""Roles that live in the test process die by exceptions here: their files are closed as a kernel would."""
 
 from __future__ import annotations
 

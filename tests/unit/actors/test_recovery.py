@@ -126,7 +126,7 @@ def test_too_many_queues_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     stored = {"topicName": "wide", "readQueueNums": ROWS, "writeQueueNums": ROWS}
     (tmp_path / "config/topics.json").write_text(json.dumps({"topicConfigTable": {"wide": stored}}))
-    with pytest.raises(ActorMQError, match="raise memory.queue_rows_max"):
+    with pytest.raises(ActorMQError, match=r"raise memory\.queue_rows_max"):
         start(memory)
 
 
