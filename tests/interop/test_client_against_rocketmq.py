@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from interop import rocketmq
+from server_process import running_namesrv
 
 from actormq.client import (
     Consumer,
@@ -356,3 +357,16 @@ def test_mqadmin_sees_our_consumer_and_can_reset_it(namesrv: str, url: str) -> N
         consumer.resume()
         bodies = box.wait(8)
     assert sorted(bodies) == sorted(b"%d" % index for index in range(8))
+
+
+def test_a_zmq_url_leads_to_a_java_broker_over_tcp(tmp_path: Path) -> None:
+    """Our name server over ZeroMQ names a Java broker; asked for its doors it does not understand: TCP."""
+    rocketmq.require_java()
+    with running_namesrv(tmp_path) as server, rocketmq.java_broker(server.words["namesrv"]):
+        url = f"zmq://{server.words['namesrv-zmq']}"
+        box = Box()
+        with Producer(url) as producer, Consumer(url, "mixed", settings=FIRST) as consumer:
+            consumer.subscribe("Mixed", "*", box)
+            for index in range(20):
+                producer.send_async("Mixed", b"%d" % index)
+            assert set(box.wait(20)) == {b"%d" % index for index in range(20)}
