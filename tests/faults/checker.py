@@ -135,6 +135,11 @@ class Verdict:
         return "\n".join([*lines, "clean" if self.clean else "NOT CLEAN"])
 
 
+def _numbered(number: int, history: Iterable[Event]) -> Iterator[tuple[int, int, Event]]:
+    for event in history:
+        yield event[0], number, event
+
+
 @dataclass(slots=True)
 class _Message:
     attempts: int
@@ -199,7 +204,7 @@ class Checker:
 
     def run(self, histories: Iterable[Iterable[Event]]) -> Verdict:
         """Judge histories, each in its own order, together in the order of time."""
-        numbered = [((event[0], number, event) for event in each) for number, each in enumerate(histories)]
+        numbered = [_numbered(number, each) for number, each in enumerate(histories)]
         handlers = self._handlers
         # Millions of live objects and no cycles: the collector would only walk them again and again.
         gc.disable()

@@ -174,6 +174,17 @@ def test_a_session_of_one_queue_excuses_that_queue_only() -> None:
     assert Checker().run([producer, consumer]).violations == {"queue inversion": 1}
 
 
+def test_a_session_of_one_process_excuses_nobody_else() -> None:
+    """Who takes a queue over begins where the offset is; whoever keeps his queue never goes back."""
+    producer: list[Event] = [[1, "send", "a", None, 0, ""], [2, "send", "b", None, 0, ""]]
+    former: list[Event] = [[3, "recv", "g", "q", 0, "a", ""], [4, "recv", "g", "q", 1, "b", ""]]
+    next_one: list[Event] = [[5, "session", "g", "q"], [6, "recv", "g", "q", 1, "b", ""]]
+    assert Checker().run([producer, former, next_one]).clean
+    assert Checker().run([producer, former, next_one[1:]]).clean
+    former.append([7, "recv", "g", "q", 0, "a", ""])
+    assert Checker().run([producer, former, next_one]).violations == {"queue inversion": 1}
+
+
 def test_a_delayed_message_may_be_delivered_twice_but_not_be_lost() -> None:
     """Its acknowledgement does not say where it will be; the scheduler's death may repeat it."""
     producer: list[Event] = [
