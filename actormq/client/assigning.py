@@ -165,22 +165,28 @@ class Assignment:
 
     # -- letting go
 
-    def _leave(self, held: HeldQueue) -> None:
+    def _leave(self, held: HeldQueue, *, is_lost: bool = False) -> None:
+        """Stop consuming a queue.
+
+        Args:
+            is_lost: somebody else may have it already: our offset may be older than theirs, and is not saved.
+        """
         del self.held[held.queue]
         held.is_stopped = True
         if held.task is not None:
             held.task.cancel()
         self._leaving[held.queue] = held
-        self._session.spawn(self._let_go(held))
+        self._session.spawn(self._let_go(held, is_lost))
 
-    async def _let_go(self, held: HeldQueue) -> None:
+    async def _let_go(self, held: HeldQueue, is_lost: bool) -> None:
         """Wait for the listener where order matters, save the offset, give the lock back."""
         while self._needs_locks and held.is_in_listener:
             await Wait(held.idle)
         held.is_released = True
-        await self.save([held])
+        if not is_lost:
+            await self.save([held])
         self._tell([], [held.queue])
-        if self._needs_locks:
+        if self._needs_locks and not is_lost:
             await self.unlock([held.queue])
         self._leaving.pop(held.queue, None)
 
@@ -203,11 +209,12 @@ class Assignment:
     # -- offsets
 
     async def save(self, queues: Iterable[HeldQueue]) -> None:
-        """Save the offsets that the broker (or the file) does not have yet."""
+        """Save the offsets that the broker (or the file) does not have yet, of queues surely ours."""
+        now_ms = self._session.now_ms()
         due = {
             held.queue: (held, held.window.commit_offset)
             for held in queues
-            if held.window.commit_offset != held.persisted
+            if held.window.commit_offset != held.persisted and held.is_locked(now_ms)
         }
         saved = await self._offsets.save({queue: offset for queue, (_, offset) in due.items()})
         for queue in saved:
@@ -246,13 +253,28 @@ class Assignment:
     def _valid_ms(self, queue: MessageQueue) -> int:
         return self._session.lock_valid_ms(queue.broker_name, self._settings.lock_valid_ms)
 
-    def keep_locks(self, broker_name: str, until_ms: int) -> None:
-        """Believe in a native broker's locks until `until_ms`: it has answered a heartbeat."""
+    def keep_locks(self, broker_name: str, until_ms: int) -> bool:
+        """Believe in a native broker's locks until `until_ms`: it has answered a heartbeat.
+
+        A lock that ran out before (this process was stopped, say) may be somebody else's by now: its queue is
+        left, to be taken over afresh; then the answer is False.
+        """
+        now_ms = self._session.now_ms()
+        lost = []
         for held in self.held.values():
             if held.queue.broker_name != broker_name or held.locked_until_ms is None:
                 continue
-            if held.locked_until_ms > self._session.now_ms():  # what ran out may be somebody else's by now
+            if held.is_locked(now_ms):
                 held.locked_until_ms = max(held.locked_until_ms, until_ms)
+            else:
+                lost.append(held)
+        self._leave_lost(lost)
+        return not lost
+
+    def _leave_lost(self, lost: Sequence[HeldQueue]) -> None:
+        for held in lost:
+            log.warning("the lock of %s ran out", held.queue)
+            self._leave(held, is_lost=True)
 
     async def renew_locks(self) -> bool:
         """Renew all locks; a queue whose lock ran out is left; return whether all are still ours.
@@ -270,9 +292,7 @@ class Assignment:
                 held.locked_until_ms = asked_ms + self._valid_ms(held.queue)
             elif valid_until_ms <= self._session.now_ms() and self.held.get(held.queue) is held:
                 lost.append(held)
-        for held in lost:
-            log.warning("the lock of %s ran out", held.queue)
-            self._leave(held)
+        self._leave_lost(lost)
         return not lost
 
 

@@ -200,7 +200,8 @@ class ConsumerCore:
         self._rebalance_now.set()
 
     def on_lease_renewed(self, broker_name: str, until_ms: int) -> None:
-        self.assignment.keep_locks(broker_name, until_ms)
+        if not self.assignment.keep_locks(broker_name, until_ms):
+            self._rebalance_now.set()
 
     # -- what brokers ask
 

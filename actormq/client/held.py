@@ -88,7 +88,11 @@ class HeldQueue:
 
     def may_run(self, now_ms: int) -> bool:
         """Return whether a message may be given to a listener now."""
-        return not self.is_stopped and (self.locked_until_ms is None or now_ms < self.locked_until_ms)
+        return not self.is_stopped and self.is_locked(now_ms)
+
+    def is_locked(self, now_ms: int) -> bool:
+        """Return whether the queue is surely ours; without locks it always is."""
+        return self.locked_until_ms is None or now_ms < self.locked_until_ms
 
 
 class Delivery:

@@ -113,7 +113,7 @@ class Puller:
 
     def _offset_to_commit(self, held: HeldQueue) -> QueueOffset | None:
         """Return what a pull should commit on its way: our offset, when the broker has an older one."""
-        if self._settings.model is MessageModel.BROADCASTING:
+        if self._settings.model is MessageModel.BROADCASTING or not held.is_locked(self._session.now_ms()):
             return None
         offset = held.window.commit_offset
         return offset if offset > 0 and offset != held.persisted else None

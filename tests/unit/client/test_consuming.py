@@ -571,6 +571,34 @@ def test_leaving_gives_the_locks_back() -> None:
     assert world.cluster.broker().locks == {}
 
 
+def test_a_lease_that_ran_out_stops_the_queue_and_never_moves_the_offset_back() -> None:
+    """Over ZeroMQ the broker gives a silent client's lock away after 5 s: a process that was stopped for
+    longer must neither go on nor save its old offset; it takes the queue over afresh, at once."""
+    world = World(queues=1)
+    broker = world.cluster.broker()
+    broker.zmq_address = "127.0.0.1:10921"
+    world.cluster.brokers["127.0.0.1:10921"] = broker
+    client = SimClient(world.loop, world.cluster, scheme="zmq")
+    client.consumer("g", world.listen, orderly=True, takes_ms=100, commit_interval_ms=500, **FIRST)
+    world.loop.run_for(2_000)
+    world.put(200)
+    world.wait_for(3)
+    world.cluster.silent |= {RequestCode.HEART_BEAT, RequestCode.UPDATE_CONSUMER_OFFSET}
+    world.loop.run_for(2_900)
+    assert len(world.got) > 25, "the lease still holds"
+    world.loop.run_for(2_000)
+    stopped_at = len(world.got)
+    world.loop.run_for(3_000)
+    assert len(world.got) == stopped_at, "nothing more after the lease"
+    broker.offsets["g", "orders", 0] = 150  # what the next owner did meanwhile
+    broker.locks.clear()
+    world.cluster.silent.clear()
+    world.wait_for(stopped_at + 1, within_ms=2_500)
+    world.wait_for(stopped_at + 50)
+    assert world.bodies()[stopped_at:] == [b"%d" % index for index in range(150, 200)]
+    assert broker.offsets["g", "orders", 0] >= 150
+
+
 # --- memberships and connections ---------------------------------------------------------------------
 
 
