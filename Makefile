@@ -15,6 +15,7 @@ help: ## list the commands
 		printf '%-18s %s\n' "$$name" "$$text"; done
 
 venv: $(VENV)/.installed $(VENV)/.kernels ## make .venv: the package, kernels compiled where possible, and the tools
+	@$(BIN)/python -m compileall -q actormq # a start must not wait for it where Python may not keep bytecode
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "ActorMQ needs Python 3.11 or newer (make venv PYTHON=/path/to/python3)"; exit 2; }
