@@ -32,8 +32,7 @@ def run_role(sock: socket.socket) -> NoReturn:
     before, after = _await_go(line)
     start, descriptors = before.pop(0)
     assert isinstance(start, control.Start), start
-    if start.incarnation > 1:
-        faults.arm("")  # a role dies at its armed point once: its successor shows how it recovers
+    faults.arm(os.environ.get(faults.ENVIRONMENT, ""), start.incarnation)
     handed = dict(zip(start.names, descriptors, strict=True))
     log = role_logger(start.role, handed["log"])
     status = EXIT_BUG
