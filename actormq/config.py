@@ -44,6 +44,8 @@ class StoreConfig:
     body_bytes_max: int = 4 * 1024 * 1024
     retention_hours: int = 72
     delete_when: str = "04"
+    clean_interval_ms: int = 10_000
+    """How often old files are looked for."""
     disk_warning_percent: int = 90
     check_crc_on_recover: bool = True
 
@@ -54,6 +56,7 @@ class StoreConfig:
             "maxMessageSize plus 128 KiB must fit into one commit log file",
         )
         _check(self.queue_file_entries >= 100, "mappedFileSizeConsumeQueue must hold at least 100 entries")
+        _check(self.clean_interval_ms >= 1, "cleanResourceInterval must be at least 1 ms")
         _check(self.index_slots >= 1 and self.index_entries >= 2, "an index file needs slots and entries")
 
 

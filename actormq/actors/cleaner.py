@@ -35,9 +35,8 @@ from actormq.store.disk import Disk, RealDisk
 REMOVED_FILES: Final = RoleCell.COUNTER_1
 
 RETRY_NS: Final = 1_000_000_000
-FIRST_ROUND_NS: Final = 60_000_000_000
-ROUND_NS: Final = 10_000_000_000
-"""RocketMQ's cleanResourceInterval, first after a minute."""
+FIRST_ROUND_INTERVALS: Final = 6
+"""RocketMQ waits a minute before the first round."""
 READERS_LOOK_NS: Final = 100_000_000
 FILES_PER_ROUND: Final = 10
 EXPIRED_AT_ANY_HOUR_PERCENT: Final = 75
@@ -230,13 +229,15 @@ class CleanerActor(ProcessActor):
         self._remover = Remover(store, disk, self.positions, Extents(context.segments["extents"].view))
         self._tables = TablesReader(context.segments["tables"].view, self.positions, context.slot)
         self._rows = QueueRows()
+        self._round_ns = store.clean_interval_ms * 1_000_000
         self._round_at_ns = 0
         self._removing_before: int | None = None
 
     def on_start(self) -> None:
         self._maker = SegmentMaker(self._files, self.positions.get(Position.APPENDED))
         self.positions.set_role(self.context.slot, NO_ROOM, 0)
-        self._round_at_ns = self.context.clock.monotonic_ns() + FIRST_ROUND_NS
+        first_round_ns = FIRST_ROUND_INTERVALS * self._round_ns
+        self._round_at_ns = self.context.clock.monotonic_ns() + first_round_ns
         self._follow_tables()
         self._make()
 
@@ -279,7 +280,7 @@ class CleanerActor(ProcessActor):
             self._make()
         if now_ns < self._round_at_ns:
             return
-        self._round_at_ns = now_ns + ROUND_NS
+        self._round_at_ns = now_ns + self._round_ns
         if self._removing_before is None:
             self._choose()
         if self._removing_before is not None:

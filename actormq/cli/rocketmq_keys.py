@@ -52,6 +52,7 @@ BROKER_KEYS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "maxMessageSize": ("store.body_bytes_max", _plain),
     "fileReservedTime": ("store.retention_hours", _plain),
     "deleteWhen": ("store.delete_when", _plain),
+    "cleanResourceInterval": ("store.clean_interval_ms", _plain),
     "diskSpaceWarningLevelRatio": ("store.disk_warning_percent", _plain),
     "checkCRCOnRecover": ("store.check_crc_on_recover", _plain),
     "listenPort": ("gateway.port", _plain),
