@@ -1,7 +1,12 @@
-"""A broker under load: producers with keyed order, two groups of consumers, faults in between, a verdict."""
+"""A broker under load: producers with keyed order, two groups of consumers, faults in between, a verdict.
+
+Half of the clients talk ZeroMQ, half RocketMQ's TCP.  Besides the keyed messages some are delayed, so that
+the scheduler works, too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,26 +14,42 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from actormq_process import Dev, start_dev
 from faults import checker
+from process.load_client import queue_name
+from process.load_story import Fault, Result, Story, cost_of, pause_ms
 
 from actormq.wire.command import RemotingCommand
 from actormq.wire.frame import decode, encode
 
 HERE = Path(__file__).parent
+ROLES = (
+    "writer", "flusher", "dispatcher", "holder", "coordinator", "scheduler", "cleaner", "nameserver",
+    "gateway-0", "gateway-1",
+)  # fmt: skip
 TOPIC = "load"
+GATEWAYS = 3
 QUEUES = 16
 GROUPS = ("first", "second")
+PRODUCERS = 2
+KEYS_EACH = 4
+CONSUMERS_EACH = 2
 PATIENCE_S = 60.0
-GET_ROLES = 300_001
+ANSWER_S = 5.0
+OFFSETS_EVERY_S = 0.25
+QUERY_OFFSET = 14
 CREATE_TOPIC = 17
+MAX_OFFSET = 30
+GET_ROLES = 300_001
 
 
 def await_true(what: str, condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
@@ -39,13 +60,72 @@ def await_true(what: str, condition: Callable[[], bool], seconds: float = PATIEN
         time.sleep(0.02)
 
 
+class Peer:
+    """A blocking connection to the broker."""
+
+    def __init__(self, address: str) -> None:
+        host, port = address.rsplit(":", 1)
+        self._socket = socket.create_connection((host, int(port)), ANSWER_S)
+        self._stream = self._socket.makefile("rb")
+
+    def ask(self, code: int, fields: dict[str, str] | None = None) -> RemotingCommand:
+        """Raises: OSError: no answer."""
+        self._socket.sendall(encode(RemotingCommand.request(code, fields or {})))
+        head = self._stream.read(4)
+        if len(head) < 4:
+            raise ConnectionError("the broker closed the connection")
+        return decode(self._stream.read(int.from_bytes(head, "big")))
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
+
+
 def call(address: str, code: int, fields: dict[str, str] | None = None) -> RemotingCommand:
     """Ask the broker one question on a connection of its own."""
-    host, port = address.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), 5) as connection:
-        connection.sendall(encode(RemotingCommand.request(code, fields or {})))
-        stream = connection.makefile("rb")
-        return decode(stream.read(int.from_bytes(stream.read(4), "big")))
+    peer = Peer(address)
+    try:
+        return peer.ask(code, fields)
+    finally:
+        peer.close()
+
+
+class OffsetWatcher:
+    """Reads all committed offsets again and again, and notes them: none may go back."""
+
+    def __init__(self, load: Load, path: Path) -> None:
+        self._load = load
+        self._history = checker.History(path)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join(2 * ANSWER_S)
+        assert not self._thread.is_alive()
+        self._history.close()
+
+    def _run(self) -> None:
+        peer: Peer | None = None
+        while not self._over.wait(OFFSETS_EVERY_S):
+            try:
+                peer = peer or Peer(self._load.dev.broker)
+                self._look(peer)
+            except OSError:  # its gateway was killed, or stopped
+                if peer is not None:
+                    peer.close()
+                peer = None
+        if peer is not None:
+            peer.close()
+
+    def _look(self, peer: Peer) -> None:
+        for group in GROUPS:
+            for queue in range(QUEUES):
+                fields = {"consumerGroup": group, "topic": TOPIC, "queueId": str(queue)}
+                answer = peer.ask(QUERY_OFFSET, fields)
+                if answer.code == 0:
+                    self._history.commit(group, queue_name(queue), int(answer.fields["offset"]))
 
 
 @dataclass
@@ -54,50 +134,144 @@ class Load:
 
     dev: Dev
     folder: Path
+    flush: str
+    story: Story = field(default_factory=Story)
     clients: list[subprocess.Popen[str]] = field(default_factory=list)
     producers: list[subprocess.Popen[str]] = field(default_factory=list)
     histories: list[Path] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    began_ns: int = 0
+    watcher: OffsetWatcher | None = None
 
-    @property
-    def url(self) -> str:
-        return f"zmq://{self.dev.namesrv_zmq}"
+    # -- clients
+
+    def _new_history(self) -> Path:
+        path = self.folder / f"history-{len(self.histories)}.jsonl"
+        self.histories.append(path)
+        return path
 
     def start_client(self, kind: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start one client process; returns when it runs."""
-        history = self.folder / f"history-{len(self.histories)}.jsonl"
-        self.histories.append(history)
-        command = [sys.executable, str(HERE / "load_client.py"), kind, self.url, TOPIC]
+        """Start one client process."""
+        history = self._new_history()
+        self.story.follow(history)
+        native = len(self.clients) % 2 == 0
+        url = f"zmq://{self.dev.namesrv_zmq}" if native else f"rocketmq://{self.dev.namesrv}"
+        command = [sys.executable, str(HERE / "load_client.py"), kind, url, TOPIC]
         command += [str(history), *arguments] if kind == "produce" else [*arguments, str(history)]
-        environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert process.stdout
-        assert process.stdout.readline().strip() == "running"
         self.clients.append(process)
         return process
 
-    def start_clients(self, producers: int = 2, keys_each: int = 4, consumers_each: int = 2) -> None:
-        """Start consumers of both groups, then producers."""
+    def start_clients(self) -> None:
+        """Start consumers and producers; return when all queues are shared and messages flow."""
         for group in GROUPS:
-            for _ in range(consumers_each):
+            for _ in range(CONSUMERS_EACH):
                 self.start_client("consume", group)
-        for number in range(producers):
-            keys = ",".join(f"p{number}k{key}" for key in range(keys_each))
+        for number in range(PRODUCERS):
+            keys = ",".join(f"p{number}k{key}" for key in range(KEYS_EACH))
             self.producers.append(self.start_client("produce", keys))
+        for process in self.clients:
+            assert process.stdout
+            assert process.stdout.readline().strip() == "running"
+        self.watcher = OffsetWatcher(self, self._new_history())
+        await_true("fair shares of all queues", self._is_shared)
+        self.await_flow(time.monotonic_ns())
+        self.began_ns = time.monotonic_ns()
 
-    def roles(self) -> dict[str, int]:
-        """Return the process id of each role, as the broker itself tells."""
-        answer = call(self.dev.broker, GET_ROLES)
-        return {role["role"]: role["pid"] for role in json.loads(bytes(answer.body))["roles"]}
+    def _is_shared(self) -> bool:
+        self.story.read()
+        fair = [QUEUES // CONSUMERS_EACH] * CONSUMERS_EACH
+        return all(self.story.shares(group) == fair for group in GROUPS)
 
-    def acknowledged(self) -> int:
-        """Return how many messages have been acknowledged so far."""
-        return sum(history.read_bytes().count(b',"ack",') for history in self.histories if history.exists())
+    def await_flow(self, since_ns: int, messages: int = 10) -> None:
+        """Return once every producer thread has had so many acknowledgements since, and groups receive."""
 
-    def await_progress(self, messages: int = 200) -> float:
-        """Return once `messages` more have been acknowledged, and how many seconds that took."""
-        began, target = time.monotonic(), self.acknowledged() + messages
-        await_true(f"{messages} more acknowledgements", lambda: self.acknowledged() >= target)
-        return time.monotonic() - began
+        def flows() -> bool:
+            self.story.read()
+            return self.story.flows_since(since_ns, messages, PRODUCERS * KEYS_EACH, len(GROUPS))
+
+        await_true("every key flows to every group", flows)
+
+    # -- roles and what is done to them
+
+    def roles(self) -> dict[str, dict[str, Any]]:
+        """Return what the broker says of each role; nothing when the gateway that we asked died."""
+        try:
+            answer = call(self.dev.broker, GET_ROLES)
+        except OSError:
+            return {}
+        return {role["role"]: role for role in json.loads(bytes(answer.body))["roles"]}
+
+    def pid_of(self, role: str) -> int:
+        """Return the process id of a running role, 0 while it does not run."""
+        row = self.roles().get(role, {})
+        return int(row["pid"]) if row.get("state") in ("RUNNING", "WRITING", "SYNCING") else 0
+
+    def kill(self, role: str) -> None:
+        """Kill a role and return when its successor runs."""
+        before = self.pid_of(role)
+        assert before, f"{role} does not run"
+        fault = Fault("kill", role, time.monotonic_ns())
+        os.kill(before, signal.SIGKILL)
+        self.faults.append(fault)
+        await_true(f"a new {role}", lambda: self.pid_of(role) not in (0, before))
+        fault.back_ns = time.monotonic_ns()
+
+    def kill_supervisor(self) -> None:
+        """Kill the supervisor and return when everybody is gone; `restart` comes next."""
+        family = processes_of(self.dev)
+        self.faults.append(Fault("kill", "supervisor", time.monotonic_ns()))
+        os.kill(self.dev.process.pid, signal.SIGKILL)
+        await_true("every process is gone", lambda: not any(map(runs, family)), seconds=1.0)
+        self.dev.process.wait()
+
+    def hold(self, role: str, seconds: float) -> None:
+        """Stop a role for some time; it must be the same process afterwards."""
+        pid = self.pid_of(role)
+        fault = Fault("stop", role, time.monotonic_ns())
+        os.kill(pid, signal.SIGSTOP)
+        self.faults.append(fault)
+        try:
+            time.sleep(seconds)  # the length is what is tested
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        fault.back_ns = time.monotonic_ns()
+        await_true(f"{role} is heard of", lambda: self.pid_of(role) > 0)
+        assert self.pid_of(role) == pid, f"{role} was replaced although it lived"
+
+    def await_incarnation(self, role: str, incarnation: int) -> None:
+        """Return when a role has been replaced so often."""
+
+        def replaced() -> bool:
+            row = self.roles().get(role, {})
+            return bool(row.get("incarnation", 0) >= incarnation and row["state"] != "STARTING")
+
+        await_true(f"incarnation {incarnation} of {role}", replaced)
+
+    def incarnations(self) -> dict[str, int]:
+        """Return how often each role has begun."""
+        await_true("an answer about roles", lambda: bool(self.roles()))
+        found = self.roles()
+        return {role: found[role]["incarnation"] for role in (*ROLES, "gateway-2")}
+
+    def restart(self, env: dict[str, str] | None = None) -> None:
+        """Start the dead broker again, on the same ports."""
+        self.dev = start_dev(self.dev.data_dir, flush=self.flush, gateways=GATEWAYS, like=self.dev, env=env)
+        if self.faults:
+            self.faults[-1].back_ns = time.monotonic_ns()
+        self._note_restart()
+
+    def _note_restart(self) -> None:
+        """Note every queue's end: nobody may have received more."""
+        history = checker.History(self._new_history())
+        history.restart()
+        for queue in range(QUEUES):
+            answer = call(self.dev.broker, MAX_OFFSET, {"topic": TOPIC, "queueId": str(queue)})
+            history.end(queue_name(queue), int(answer.fields["offset"]))
+        history.close()
+
+    # -- the end
 
     def finish(self) -> checker.Verdict:
         """Stop the producers, let every group catch up, stop the consumers, and judge."""
@@ -105,50 +279,51 @@ class Load:
             process.send_signal(signal.SIGTERM)
         for process in self.producers:
             assert process.wait(PATIENCE_S) == 0
-        self._await_consumed()
+        # Whoever never catches up has lost messages: the checker says which, better than a time-out would.
+        with contextlib.suppress(AssertionError):
+            await_true("everything is received", self._all_received)
         for process in self.clients:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                process.wait(PATIENCE_S)
-        end = self.folder / "end.jsonl"
-        history = checker.History(end)
+        for process in self.clients:
+            process.wait(PATIENCE_S)
+        if self.watcher is not None:
+            self.watcher.stop()
+        self.story.read()
+        history = checker.History(self._new_history())
         for group in GROUPS:
             history.expect(group)
-        return checker.check([*self.histories, end])
+        history.close()
+        return checker.check(self.histories)
 
-    def _await_consumed(self) -> None:
-        acknowledged = set()
-        received: dict[str, set[str]] = {group: set() for group in GROUPS}
-        done = dict.fromkeys(self.histories, 0)
+    def _all_received(self) -> bool:
+        self.story.read()
+        return not self.story.missing(GROUPS)
 
-        def caught_up() -> bool:
-            for path in self.histories:
-                with path.open("rb") as stream:
-                    stream.seek(done[path])
-                    data = stream.read()
-                data = data[: data.rfind(b"\n") + 1]
-                done[path] += len(data)
-                for line in data.splitlines():
-                    event = json.loads(line)
-                    if event[1] == "ack":
-                        acknowledged.add(event[2])
-                    elif event[1] == "recv":
-                        received[event[2]].add(event[5])
-            return all(acknowledged <= got for got in received.values())
-
-        # Whoever never catches up has lost messages: the checker says which, better than a time-out would.
-        deadline = time.monotonic() + PATIENCE_S
-        while not caught_up() and time.monotonic() < deadline:
-            time.sleep(0.05)
+    def result(self, name: str, verdict: checker.Verdict) -> Result:
+        """Return what this run is to the table."""
+        ends = [*(fault.at_ns for fault in self.faults[1:]), time.monotonic_ns()]
+        first = self.faults[0].at_ns
+        quiet = [pause_ms(times, self.began_ns, first) for times in self.story.acks.values()]
+        return Result(
+            name,
+            verdict,
+            [cost_of(self.story, fault, end) for fault, end in zip(self.faults, ends, strict=True)],
+            max(quiet, default=0.0),
+            round(os.getloadavg()[0], 1),
+            self.story.logged,
+        )
 
 
 @contextmanager
-def broker_under_load(*, flush: str = "async", gateways: int = 3, clients: bool = True) -> Iterator[Load]:
+def broker_under_load(
+    *, flush: str = "async", clients: bool = True, env: dict[str, str] | None = None
+) -> Iterator[Load]:
     """Run `actormq dev` with clients for the length of a block; end whatever is left."""
     with tempfile.TemporaryDirectory(prefix="actormq-load-") as name:
         folder = Path(name)
-        dev = start_dev(folder / "data", flush=flush, gateways=gateways)
-        load = Load(dev, folder)
+        dev = start_dev(folder / "data", flush=flush, gateways=GATEWAYS, env=env)
+        load = Load(dev, folder, flush)
         try:
             fields = {
                 "topic": TOPIC, "defaultTopic": "TBW102", "readQueueNums": str(QUEUES),
@@ -157,14 +332,37 @@ def broker_under_load(*, flush: str = "async", gateways: int = 3, clients: bool 
             assert call(dev.broker, CREATE_TOPIC, fields).code == 0
             if clients:
                 load.start_clients()
-                load.await_progress()
             yield load
         finally:
             for process in load.clients:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
-            dev.stop()
+            load.dev.stop()
+            kept = os.environ.get("ACTORMQ_KEEP_HISTORIES")
+            if kept:
+                keep(load, Path(kept))
+
+
+def keep(load: Load, folder: Path) -> None:
+    """Copy what a run left behind, to be looked at."""
+    folder = folder / time.strftime("%H%M%S")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in load.histories:
+        if path.exists():
+            (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "broker.log").write_text("".join(load.dev.errors))
+    (folder / "faults.json").write_text(
+        json.dumps([[f.kind, f.role, f.at_ns, f.back_ns] for f in load.faults])
+    )
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether a process still does anything; one that nobody has reaped yet (a container's init) does not."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def processes_of(dev: Dev) -> list[psutil.Process]:

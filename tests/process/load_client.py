@@ -2,20 +2,63 @@
 
 python load_client.py produce URL TOPIC HISTORY KEYS     until SIGTERM; one thread per key, in order
 python load_client.py consume URL TOPIC GROUP HISTORY    until SIGTERM; orderly
+
+Notes in the history, for whoever measures: ``taken`` and ``left`` (group, queue), ``connected`` and
+``disconnected`` (address), ``log`` (what the client library warned of).
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from faults.checker import History
 
-from actormq.client import Consumer, ConsumerSettings, Producer, ProducerSettings, StartFrom
+from actormq.client import (
+    Consumer,
+    ConsumerSettings,
+    MessageQueue,
+    Producer,
+    ProducerSettings,
+    ReceivedMessage,
+    StartFrom,
+)
 from actormq.errors import ActorMQError
+
+DELAYED_EVERY_S = 0.1
+SEND_TIMEOUT_MS = 15_000
+_EVENTS = {"connected": "connected", "connection ended": "disconnected"}
+
+
+class Noting(logging.Handler):
+    """Puts what the client library says of connections, and its warnings, into the history."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__(logging.INFO)
+        self._history = history
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = _EVENTS.get(record.msg)
+        if event is not None:
+            self._history.note(event, getattr(record, "address", ""))
+        elif record.levelno >= logging.WARNING:
+            text = record.getMessage()
+            self._history.note("log", text if record.exc_info is None else f"{text}: {record.exc_info[1]!r}")
+
+
+def open_history(path: Path) -> History:
+    """Begin a history that also hears what the client library logs."""
+    history = History(path)
+    log = logging.getLogger("actormq.client")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(Noting(history))
+    return history
 
 
 def queue_name(queue_id: int) -> str:
@@ -28,59 +71,89 @@ def digest_of(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
-def produce(url: str, topic: str, history_path: Path, keys: list[str], stop: threading.Event) -> None:
-    """Send one message after the other per key; each is attempted once, and its outcome noted."""
-    history = History(history_path)
-    # No retries: the checker must know how often each message was handed to a broker.
-    with Producer(
-        url, group="load", settings=ProducerSettings(retries=0, send_timeout_ms=15_000)
-    ) as producer:
+class Load:
+    """The threads of one producer.  Each message is attempted once, and its outcome noted.
 
-        def one_key(key: str) -> None:
-            number = 0
-            while not stop.is_set():
-                name = f"{key}-{number}"
-                body = (name + " " * (number * 37 % 900)).encode()
-                history.send(name, digest_of(body), key, number)
-                try:
-                    result = producer.send(topic, body, key=key)
-                except ActorMQError:
-                    history.fail(name)
-                    stop.wait(0.05)
-                else:
-                    history.ack(name, queue_name(result.queue.queue_id), result.queue_offset)
-                number += 1
+    The client makes no retries: the checker must know how often each message was handed to a broker.
+    """
 
-        threads = [threading.Thread(target=one_key, args=(key,)) for key in keys]
+    def __init__(self, producer: Producer, topic: str, history: History, stop: threading.Event) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._history = history
+        self._stop = stop
+
+    def one_key(self, key: str) -> None:
+        """Send one message after the other; they go to one queue, and stay in order."""
+        number = 0
+        while not self._stop.is_set():
+            name = f"{key}-{number}"
+            body = (name + " " * (number * 37 % 900)).encode()
+            self._history.send(name, digest_of(body), key, number)
+            try:
+                result = self._producer.send(self._topic, body, key=key)
+            except ActorMQError as error:
+                self._failed(name, error)
+            else:
+                self._history.ack(name, queue_name(result.queue.queue_id), result.queue_offset)
+            number += 1
+
+    def delayed(self, prefix: str) -> None:
+        """Send messages that the scheduler delivers a second later."""
+        number = 0
+        while not self._stop.wait(DELAYED_EVERY_S):
+            name = f"{prefix}-{number}"
+            self._history.send(name, digest_of(name.encode()), delayed=True)
+            try:
+                self._producer.send(self._topic, name.encode(), delay_level=1)
+            except ActorMQError as error:
+                self._failed(name, error)
+            else:
+                self._history.ack(name, None, 0)
+            number += 1
+
+    def _failed(self, name: str, error: ActorMQError) -> None:
+        self._history.fail(name)
+        self._history.note("failed", name, f"{type(error).__name__}: {error}")
+        self._stop.wait(0.02)
+
+
+def produce(url: str, topic: str, history: History, keys: list[str], stop: threading.Event) -> None:
+    """Run one thread per key, and one for delayed messages."""
+    settings = ProducerSettings(retries=0, send_timeout_ms=SEND_TIMEOUT_MS)
+    with Producer(url, group="load", settings=settings) as producer:
+        load = Load(producer, topic, history, stop)
+        threads = [threading.Thread(target=load.one_key, args=(key,)) for key in keys]
+        threads.append(threading.Thread(target=load.delayed, args=(f"delayed-{keys[0]}",)))
         for thread in threads:
             thread.start()
         print("running", flush=True)
         for thread in threads:
             thread.join()
-    history.close()
 
 
-def consume(url: str, topic: str, group: str, history_path: Path, stop: threading.Event) -> None:
-    """Note every message received, before it counts as consumed."""
-    history = History(history_path)
+def consume(url: str, topic: str, group: str, history: History, stop: threading.Event) -> None:
+    """Note every message received, before it counts as consumed, and every queue that comes or goes."""
+
+    def on_queues(taken: Sequence[MessageQueue], left: Sequence[MessageQueue]) -> None:
+        for what, queues in (("taken", taken), ("left", left)):
+            for queue in queues:
+                if queue.topic == topic:
+                    name = queue_name(queue.queue_id)
+                    history.note(what, group, name)
+                    if what == "taken":
+                        history.session(group, name)
+
+    def listener(message: ReceivedMessage) -> None:
+        body = message.body
+        name = queue_name(message.queue.queue_id)
+        history.receive(group, name, message.queue_offset, body.decode().strip(), digest_of(body))
+
     settings = ConsumerSettings(orderly=True, start_from=StartFrom.FIRST, commit_interval_ms=500)
-    with Consumer(url, group=group, settings=settings) as consumer:
-        history.session(group)
-
-        def listener(message: object) -> None:
-            body = message.body  # type: ignore[attr-defined]
-            history.receive(
-                group,
-                queue_name(message.queue.queue_id),  # type: ignore[attr-defined]
-                message.queue_offset,  # type: ignore[attr-defined]
-                body.decode().strip(),
-                digest_of(body),
-            )
-
+    with Consumer(url, group=group, settings=settings, on_queues=on_queues) as consumer:
         consumer.subscribe(topic, "*", listener)
         print("running", flush=True)
         stop.wait()
-    history.close()
 
 
 def main() -> None:
@@ -89,9 +162,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     kind, url, topic, *rest = sys.argv[1:]
     if kind == "produce":
-        produce(url, topic, Path(rest[0]), rest[1].split(","), stop)
+        history = open_history(Path(rest[0]))
+        produce(url, topic, history, rest[1].split(","), stop)
     else:
-        consume(url, topic, rest[0], Path(rest[1]), stop)
+        history = open_history(Path(rest[1]))
+        consume(url, topic, rest[0], history, stop)
+    history.close()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,186 @@
+"""The kill matrix: every role of a loaded broker dies twenty times, dies at each of its points, and sleeps.
+
+Three gateways, 16 queues, two groups with running consumers, keyed order; judged by the checker.  At the end
+a table is printed: of each run the longest wait of any producer thread for its next acknowledgement after a
+fault, the same for deliveries, and how long a successor took.  Nothing here passes or fails by time.
+
+``make soak``; ACTORMQ_KILLS says how often a role dies (20), ACTORMQ_KEEP_HISTORIES where histories are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from process.broker_load import CREATE_TOPIC, GATEWAYS, ROLES, Load, broker_under_load, call
+from process.load_story import Result, table
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
+
+KILLS = int(os.environ.get("ACTORMQ_KILLS", "20"))
+SLEEP_S = 10.0
+STORE_ROLES = ("writer", "flusher", "dispatcher")
+ACTORS = Path(__file__).parent.parent.parent / "actormq" / "actors"
+Record = Callable[[Load, str], Result]
+
+
+@pytest.fixture(scope="module")
+def results(request: pytest.FixtureRequest) -> Iterator[list[Result]]:
+    """Collects what happened, and says it at the end."""
+    found: list[Result] = []
+    yield found
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\n" + table(found))
+        for result in found:
+            print(result.as_json())
+
+
+@pytest.fixture
+def record(results: list[Result]) -> Record:
+    """Return what ends a load, judges it and keeps the result."""
+
+    def end(load: Load, name: str) -> Result:
+        verdict = load.finish()
+        result = load.result(name, verdict)
+        results.append(result)
+        assert verdict.clean, verdict
+        assert "Traceback" not in "".join(load.dev.errors)
+        return result
+
+    return end
+
+
+def kill_at_random(load: Load, role: str) -> None:
+    """Kill a role again and again; each time all is well before the next."""
+    chance = random.Random(role)
+    for _ in range(KILLS):
+        load.await_flow(load.began_ns, chance.randrange(1, 40))  # so that the moment is a random one
+        load.kill(role)
+        load.await_flow(load.faults[-1].at_ns)
+        load.began_ns = load.faults[-1].back_ns
+    incarnations = load.incarnations()
+    assert incarnations.pop(role) == KILLS + 1
+    assert set(incarnations.values()) == {1}, f"others died, too: {incarnations}"
+
+
+RANDOM_KILLS = [*((role, "async") for role in ROLES), *((role, "sync") for role in STORE_ROLES)]
+
+
+@pytest.mark.parametrize(("role", "flush"), RANDOM_KILLS)
+def test_a_role_may_die_again_and_again(role: str, flush: str, record: Record) -> None:
+    """Nothing lost, invented, stored twice or out of order; offsets never go back.
+
+    The coordinator's death moves no queue: its consumers keep what they have until it knows them again.
+    """
+    with broker_under_load(flush=flush) as load:
+        kill_at_random(load, role)
+        result = record(load, f"{role} {flush}")
+        if role == "coordinator":
+            assert not result.worst("moves"), load.story.moves
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_that_sleeps_is_waited_for(role: str, record: Record) -> None:
+    """SIGSTOP for 10 s: nothing is lost, and nobody is replaced before its death."""
+    with broker_under_load() as load:
+        load.hold(role, SLEEP_S)
+        load.await_flow(load.faults[-1].back_ns)
+        assert set(load.incarnations().values()) == {1}
+        record(load, f"{role} stopped")
+
+
+# --- fault points ------------------------------------------------------------------------------------------
+
+DELETE_TOPIC = 215
+SMALL_FILES = {"ACTORMQ_STORE_LOG_FILE_BYTES": str(1 << 20), "ACTORMQ_STORE_BODY_BYTES_MAX": str(256 << 10)}
+FORGETFUL = {
+    **SMALL_FILES,
+    "ACTORMQ_STORE_RETENTION_HOURS": "0",
+    "ACTORMQ_STORE_DELETE_WHEN": ";".join(map(str, range(24))),
+    "ACTORMQ_STORE_CLEAN_INTERVAL_MS": "500",
+}
+"""Whatever is flushed and dispatched goes: the consumers are never that far behind."""
+
+
+def points(role: str) -> list[str]:
+    """Return the fault points of a role, as its source has them."""
+    path = ACTORS / f"{role}.py"
+    source = (path if path.exists() else ACTORS / role / "role.py").read_text()
+    return list(dict.fromkeys(re.findall(r'faults\.point\("([^"]+)"\)', source)))
+
+
+SPECIAL = {
+    "writer.recovered", "flusher.marked-clean", "dispatcher.queue-removed", "coordinator.rows-opened",
+}  # fmt: skip
+"""Reached by what a test of its own does."""
+SELDOM = re.compile(
+    r"cleaner\.|scheduler\.|coordinator\.|writer\.blank|flusher\.(queue|index|checkpoint)|.*holder"
+)
+"""Reached a few times a second, or less often."""
+ARMED_ROLES = ("writer", "flusher", "dispatcher", "coordinator", "scheduler", "cleaner", "gateway")
+POINTS = [name for role in ARMED_ROLES for name in points(role) if name not in SPECIAL]
+
+
+def roles_of(point: str) -> list[str]:
+    """Return who comes by a point; all gateways do."""
+    role = point.partition(".")[0]
+    return [f"gateway-{number}" for number in range(GATEWAYS)] if role == "gateway" else [role]
+
+
+def die_at(point: str, flush: str, record: Record, env: dict[str, str]) -> None:
+    hits = random.Random(point).randrange(*((1, 4) if SELDOM.match(point) else (50, 300)))
+    with broker_under_load(flush=flush, env={**env, "ACTORMQ_FAULT": f"{point}:{hits}"}) as load:
+        for role in roles_of(point):
+            load.await_incarnation(role, 2)
+        load.await_flow(time.monotonic_ns())
+        record(load, f"{point}:{hits} {flush}")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_death_at_each_point(point: str, record: Record) -> None:
+    """Each role dies between any two of its steps."""
+    die_at(point, "async", record, FORGETFUL if point.startswith("cleaner.") else SMALL_FILES)
+
+
+@pytest.mark.parametrize("point", [name for name in POINTS if name.partition(".")[0] in STORE_ROLES])
+def test_death_at_each_point_of_the_store_in_sync_mode(point: str, record: Record) -> None:
+    """The same while every acknowledgement waits for the disk."""
+    die_at(point, "sync", record, SMALL_FILES)
+
+
+def test_death_of_a_writer_that_recovers_from_a_death(record: Record) -> None:
+    """The second dies in the middle of what the first left half done."""
+    armed = "writer.records-written:100,2@writer.recovered"
+    with broker_under_load(env={"ACTORMQ_FAULT": armed}) as load:
+        load.await_incarnation("writer", 3)
+        load.await_flow(time.monotonic_ns())
+        record(load, armed)
+
+
+def topic_request(code: int, topic: str) -> tuple[int, dict[str, str]]:
+    fields = {
+        "topic": topic, "defaultTopic": "TBW102", "readQueueNums": "4", "writeQueueNums": "4", "perm": "6",
+        "topicFilterType": "SINGLE_TAG", "order": "false",
+    }  # fmt: skip
+    return code, fields
+
+
+@pytest.mark.parametrize("point", ["dispatcher.queue-removed", "coordinator.rows-opened:2"])
+def test_death_while_topics_come_and_go(point: str, record: Record) -> None:
+    """Another topic is made and deleted meanwhile."""
+    with broker_under_load(env={"ACTORMQ_FAULT": point}) as load:
+        number = 0
+        role = point.partition(".")[0]
+        while load.incarnations()[role] < 2:
+            assert number < 200
+            other, number = f"other-{number % 3}", number + 1
+            for code in (CREATE_TOPIC, DELETE_TOPIC):
+                assert call(load.dev.broker, *topic_request(code, other)).code == 0
+        load.await_flow(time.monotonic_ns())
+        record(load, point)
