@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := $(wildcard actormq/kernels/*.py actormq/kernels/*.pxd actormq/kernels/*.h)
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv kernels test lint type imports fmt demo bench interop soak loadtest docs clean
@@ -53,8 +54,8 @@ fmt: venv ## format, and fix what can be fixed
 demo: venv ## send real files through a broker that loses a consumer (FILES=...)
 	$(BIN)/python -m loadtest.demo $(FILES)
 
-bench: venv ## measure this machine
-	$(BIN)/python -m loadtest.bench
+bench: venv ## measure the broker on this machine, beside RocketMQ and Kafka (BENCH_ARGS=--quick)
+	$(BIN)/python -m loadtest.bench $(BENCH_ARGS)
 
 interop: venv ## test against Java RocketMQ (needs Java; RMQ_WORK=folder)
 	$(BIN)/python -m pytest -m interop $(PYTEST_ARGS) tests
@@ -63,7 +64,7 @@ soak: venv ## run the long tests
 	ACTORMQ_SOAK=1 $(BIN)/python -m pytest -m soak $(PYTEST_ARGS) tests
 
 loadtest: venv ## compare with RocketMQ and other brokers
-	$(BIN)/python -m loadtest.compare
+	$(BIN)/python -m loadtest.bench --only official native-produce native-consume $(BENCH_ARGS)
 
 docs: venv ## build the documentation
 	$(BIN)/python -m sphinx -q docs build/docs

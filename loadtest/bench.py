@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from loadtest import kafka, rocketmq, servers
 from loadtest.cases import FULL, QUICK, SIZES, Amounts, Case, native_cases, official_cases
-from loadtest.compare import REPEATS_MAX, Figures, Row, alternate
+from loadtest.compare import REPEATS_MAX, Figures, Measure, Row, alternate
 from loadtest.machine import CpuUse, machine, project
 from loadtest.results import FOLDER, document, heading, number, table, write
 from loadtest.servers import Server, Start, Unavailable
@@ -55,8 +55,15 @@ def starts(flush: str, *, small: bool) -> dict[str, Start]:
     }
 
 
-def measure(case: Case, start: dict[str, Start], skipped: dict[str, str], rounds: int, repeats: int) -> Row:
-    """Start the sides of a case, run them in turn, end them."""
+def measure(
+    case: Case, start: dict[str, Start], skipped: dict[str, str], *, rounds: int, repeats: int, warm: bool
+) -> Row:
+    """Start the sides of a case, run them in turn, end them.
+
+    Args:
+        warm: one run of each that does not count, for what compiles itself while it runs (the official
+            programs' runs warm up by themselves).
+    """
     row = Row(name=case.name, size=case.size, goals=case.goals)
     row.skipped = {side: why for side, why in skipped.items() if side in case.sides}
     with ExitStack() as stack:
@@ -64,9 +71,10 @@ def measure(case: Case, start: dict[str, Start], skipped: dict[str, str], rounds
         for side, server in running.items():
             client = {"client": case.settings[side]} if side in case.settings else {}
             row.sides[side] = server.about | client
-        row.runs = alternate(
-            {side: partial(_run, case, server) for side, server in running.items()}, rounds, repeats
-        )
+        measures: dict[str, Measure] = {side: partial(_run, case, server) for side, server in running.items()}
+        if warm and case.group == "native":
+            alternate(measures, 1, 0)
+        row.runs = alternate(measures, rounds, repeats)
     return row
 
 
@@ -119,7 +127,8 @@ def run(options: argparse.Namespace) -> int:
     rounds, repeats = (1, 0) if options.quick else (options.rounds, options.repeats)
     rows = []
     for case in cases:
-        rows.append(measure(case, start, skipped, rounds, repeats))
+        row = measure(case, start, skipped, rounds=rounds, repeats=repeats, warm=not options.quick)
+        rows.append(row)
         # After every case: half an hour's work is not to be lost to its last minute.
         write(options.out, document(context, rows, runs=True))
     if options.summary:

@@ -29,6 +29,10 @@ class NativeClient(ABC):
         self.url = url
 
     @abstractmethod
+    def create(self, *topics: str) -> None:
+        """Make topics, unless the harness has made them."""
+
+    @abstractmethod
     def open_producer(self, *, pipelined: bool) -> None: ...
 
     @abstractmethod
@@ -48,9 +52,21 @@ class NativeClient(ABC):
 
     @abstractmethod
     def consume(
-        self, topic: str, group: str, count: int, received: Received, ready: Callable[[], None]
+        self,
+        topic: str,
+        group: str,
+        count: int,
+        received: Received,
+        *,
+        pipelined: bool,
+        ready: Callable[[], None],
     ) -> None:
-        """Receive `count` messages, from the first on, and commit the offsets; `ready` once a member."""
+        """Receive `count` messages, from the first on, and commit the offsets.
+
+        Args:
+            pipelined: take as many at a time as the client likes, instead of each as soon as it is there.
+            ready: called once a member of the group.
+        """
 
 
 # --- ours ----------------------------------------------------------------------------------------------
@@ -67,6 +83,9 @@ class ActorMQ(NativeClient):
         super().__init__(url)
         self._waiting: deque[list[Any]] = deque()
         self._acknowledged = 0
+
+    def create(self, *topics: str) -> None:
+        pass
 
     def open_producer(self, *, pipelined: bool) -> None:
         from actormq.client import Producer
@@ -102,7 +121,14 @@ class ActorMQ(NativeClient):
         self._producer.close()
 
     def consume(
-        self, topic: str, group: str, count: int, received: Received, ready: Callable[[], None]
+        self,
+        topic: str,
+        group: str,
+        count: int,
+        received: Received,
+        *,
+        pipelined: bool,
+        ready: Callable[[], None],
     ) -> None:
         from actormq.client import Consumer, ConsumerSettings, StartFrom
 
@@ -144,6 +170,17 @@ class Confluent(NativeClient):
         sys.path.append(str(kafka.packages()))
         self._sent = self._acknowledged = 0
         self._failure: Any = None
+
+    def create(self, *topics: str) -> None:
+        from confluent_kafka.admin import (  # type: ignore[import-not-found, unused-ignore]
+            AdminClient,
+            NewTopic,
+        )
+
+        admin = AdminClient({"bootstrap.servers": self.url})
+        made = admin.create_topics([NewTopic(topic, 1, 1) for topic in topics], request_timeout=15)
+        for future in made.values():
+            future.result()
 
     def open_producer(self, *, pipelined: bool) -> None:
         import confluent_kafka  # type: ignore[import-not-found, unused-ignore]
@@ -190,44 +227,58 @@ class Confluent(NativeClient):
         self._producer.flush(PATIENCE_S)
 
     def consume(
-        self, topic: str, group: str, count: int, received: Received, ready: Callable[[], None]
+        self,
+        topic: str,
+        group: str,
+        count: int,
+        received: Received,
+        *,
+        pipelined: bool,
+        ready: Callable[[], None],
     ) -> None:
         import confluent_kafka
 
-        settings = {
+        settings: dict[str, Any] = {
             "bootstrap.servers": self.url,
             "group.id": group,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "fetch.min.bytes": 1,
-            "queued.min.messages": 1_000_000,
-            "fetch.queue.backoff.ms": 1,
-            "max.partition.fetch.bytes": 8 << 20,
         }
+        if pipelined:
+            # With its default of 1 s a fast consumer stalls whenever its queue has been full.
+            settings |= {
+                "queued.min.messages": 1_000_000,
+                "fetch.queue.backoff.ms": 1,
+                "max.partition.fetch.bytes": 8 << 20,
+            }
         consumer = confluent_kafka.Consumer(settings)
         assigned = threading.Event()
         consumer.subscribe([topic], on_assign=lambda *_: assigned.set())
         early: list[Any] = []
+        deadline = time.monotonic() + PATIENCE_S
         while not assigned.is_set():
             early += consumer.consume(1, 0.05)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no partition was assigned within {PATIENCE_S} s")
         ready()
-        self._receive(consumer, early, count, received)
+        self._receive(consumer, early, count, received, pipelined)
         consumer.close()
 
     @staticmethod
-    def _receive(consumer: Any, messages: list[Any], count: int, received: Received) -> None:
+    def _receive(consumer: Any, messages: list[Any], count: int, received: Received, pipelined: bool) -> None:
         left, deadline = count, time.monotonic() + PATIENCE_S
         while left > 0:
             for message in messages:
                 if message.error():
                     raise RuntimeError(message.error())
                 received(message.value())
-            if messages:
-                left -= len(messages)
+            left -= len(messages)
+            if messages and (pipelined or not left):
                 consumer.commit(asynchronous=False)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{left} of {count} messages did not come within {PATIENCE_S} s")
-            messages = consumer.consume(5_000, 0.05) if left else []
+            messages = consumer.consume(5_000 if pipelined else 1, 0.05) if left else []
 
 
 CLIENTS: Final[dict[str, type[NativeClient]]] = {"actormq": ActorMQ, "kafka": Confluent}

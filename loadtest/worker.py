@@ -49,6 +49,7 @@ def say(value: Any) -> None:
 def produce(client: NativeClient, options: argparse.Namespace) -> dict[str, Any]:
     """Send the pool round and round, for so many rounds or seconds; the last acknowledgement ends it."""
     bodies = pool(options.size, options.pool)
+    client.create(options.warm_topic, options.topic)
     client.open_producer(pipelined=True)
     client.send_round(options.warm_topic, bodies)
     warm = client.finish()
@@ -66,6 +67,7 @@ def produce(client: NativeClient, options: argparse.Namespace) -> dict[str, Any]
 def sync(client: NativeClient, options: argparse.Namespace) -> dict[str, Any]:
     """Send one message after the other, each acknowledged before the next."""
     bodies = pool(options.size, options.pool)
+    client.create(options.warm_topic, options.topic)
     client.open_producer(pipelined=False)
     for number in range(options.count // 10 + 1):
         client.send(options.warm_topic, bodies[number % len(bodies)])
@@ -117,7 +119,7 @@ def consume(client: NativeClient, options: argparse.Namespace) -> dict[str, Any]
             times.append(clock())
 
     began = clock()
-    client.consume(options.topic, options.group, options.count, received, lambda: None)
+    client.consume(options.topic, options.group, options.count, received, pipelined=True, ready=lambda: None)
     seconds = (times[1] - times[0]) / 1e9
     found = Counter(bodies)
     expected = Counter(dict.fromkeys(pool(options.size, options.pool), options.count // options.pool))
@@ -142,7 +144,8 @@ def arrive(client: NativeClient, options: argparse.Namespace) -> dict[str, Any]:
         if sent:
             latencies.append(now - sent)
 
-    client.consume(options.topic, options.group, total, received, lambda: say("begin"))
+    client.create(options.topic)
+    client.consume(options.topic, options.group, total, received, pipelined=False, ready=lambda: say("begin"))
     return {"count": len(latencies), **quantiles(latencies)}
 
 
