@@ -168,7 +168,8 @@ class Client:
             self.session.spawn(procedure, done)
 
         self._reactor.call_soon(begin)
-        while not finished.wait(timeout_s if timeout_s is not None else 1.0):
+        patience_s = 1.0 if timeout_s is None else timeout_s
+        while not finished.wait(patience_s if self._reactor.is_alive else 0.0):
             if not self._reactor.is_alive:
                 procedure.close()
                 raise ClientClosed("the client's thread has ended")
