@@ -6,11 +6,21 @@ Sizes are bytes, times milliseconds unless the name says otherwise.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Final
 
 from actormq.errors import ConfigError
+
+_KIB: Final = 1024
+_MIB: Final = 1024 * _KIB
+_GIB: Final = 1024 * _MIB
+_DAY_MS: Final = 86_400_000
+_COUNT_MAX: Final = 1_000_000
+_NAME: Final = re.compile(r"[^\x00-\x20\x7f/\\:;,@#]{1,127}")
+"""Of brokers and clusters: system topics, and so folders, have these names."""
 
 
 class FlushMode(str, Enum):
@@ -20,9 +30,44 @@ class FlushMode(str, Enum):
     SYNC = "sync"
 
 
+class BadValue(ConfigError):
+    """A setting has a value that cannot work; whoever knows where it was written may say so."""
+
+    def __init__(self, field: str, what: str) -> None:
+        super().__init__(f"{field} {what}")
+        self.field = field
+
+
 def _check(condition: bool, sentence: str) -> None:
     if not condition:
         raise ConfigError(sentence)
+
+
+def _check_bounds(section: object, **bounds: tuple[int, int]) -> None:
+    """Check integers: what is out of all reason would show later, as a crash or as no memory left."""
+    for name, (least, most) in bounds.items():
+        value = getattr(section, name)
+        if not least <= value <= most:
+            raise BadValue(name, f"must be between {least:,} and {most:,}, not {value:,}")
+
+
+def _check_port(section: object, name: str) -> None:
+    port = getattr(section, name)
+    if port is not None and not 0 <= port <= 65_535:
+        raise BadValue(name, f"cannot be {port}: no port has that number")
+
+
+def _check_name(section: object, name: str) -> None:
+    value = getattr(section, name)
+    if not _NAME.fullmatch(value) or not value.strip("."):
+        raise BadValue(
+            name, f"cannot be {value!r}: 1 to 127 characters without blanks and any of / \\ : ; , @ #"
+        )
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isascii() and port.isdecimal() and int(port) <= 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +95,29 @@ class StoreConfig:
     check_crc_on_recover: bool = True
 
     def __post_init__(self) -> None:
-        _check(self.log_file_bytes >= 1024 * 1024, "mappedFileSizeCommitLog must be at least 1 MiB")
+        _check_bounds(
+            self,
+            log_file_bytes=(_MIB, 2 * _GIB - 1),
+            queue_file_entries=(100, 50_000_000),
+            index_slots=(1, 100_000_000),
+            index_entries=(2, 100_000_000),
+            flush_interval_ms=(1, _DAY_MS),
+            flush_least_pages=(0, _COUNT_MAX),
+            flush_thorough_interval_ms=(1, _DAY_MS),
+            flush_queue_interval_ms=(1, _DAY_MS),
+            sync_flush_timeout_ms=(1, _DAY_MS),
+            body_bytes_max=(1, 16 * _MIB),
+            retention_hours=(0, _COUNT_MAX),
+            clean_interval_ms=(1, _DAY_MS),
+            disk_warning_percent=(1, 100),
+        )
         _check(
             self.body_bytes_max + 128 * 1024 <= self.log_file_bytes or self.log_file_bytes >= 8 << 20,
             "maxMessageSize plus 128 KiB must fit into one commit log file",
         )
-        _check(self.queue_file_entries >= 100, "mappedFileSizeConsumeQueue must hold at least 100 entries")
-        _check(self.clean_interval_ms >= 1, "cleanResourceInterval must be at least 1 ms")
-        _check(self.index_slots >= 1 and self.index_entries >= 2, "an index file needs slots and entries")
+        hours = [part.strip() for part in self.delete_when.split(";")]
+        if not all(hour.isascii() and hour.isdecimal() and int(hour) < 24 for hour in hours):
+            raise BadValue("delete_when", f"must be hours like 04 or 04;16, not {self.delete_when!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +139,18 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         _check(1 <= self.count <= 32, "gateways must be between 1 and 32")
-        for port in (self.port, self.zmq_port or 0):
-            _check(0 <= port <= 65_535, f"{port} is no port number")
+        _check_port(self, "port")
+        _check_port(self, "zmq_port")
+        _check_bounds(
+            self,
+            frame_bytes_max=(64 * _KIB, _GIB),
+            connections_max=(1, _COUNT_MAX),
+            idle_timeout_ms=(1, 365 * _DAY_MS),
+            waiting_requests_max=(1, _COUNT_MAX),
+            waiting_bytes_max=(64 * _KIB, 16 * _GIB),
+            waiting_ms_max=(0, _DAY_MS),
+            reply_bytes_max=(64 * _KIB, 16 * _GIB),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +163,17 @@ class MemoryConfig:
     park_ring_bytes: int = 64 * 1024
     tables_bytes: int = 4 * 1024 * 1024
     queue_rows_max: int = 100_000
+
+    def __post_init__(self) -> None:
+        _check_bounds(
+            self,
+            append_ring_bytes=(256 * _KIB, _GIB),
+            internal_ring_bytes=(64 * _KIB, _GIB),
+            completion_ring_bytes=(16 * _KIB, _GIB),
+            park_ring_bytes=(16 * _KIB, _GIB),
+            tables_bytes=(128 * _KIB, _GIB),
+            queue_rows_max=(64, 16_000_000),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +190,17 @@ class CoordinatorConfig:
     register_interval_ms: int = 30_000
     delay_levels: str = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
 
+    def __post_init__(self) -> None:
+        _check_bounds(
+            self,
+            default_topic_queues=(1, _COUNT_MAX),
+            client_expiry_ms=(1, 365 * _DAY_MS),
+            native_lease_ms=(1, 365 * _DAY_MS),
+            lock_expiry_ms=(1, 365 * _DAY_MS),
+            offsets_interval_ms=(1, _DAY_MS),
+            register_interval_ms=(1, _DAY_MS),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorConfig:
@@ -122,6 +214,18 @@ class SupervisorConfig:
     crash_loop_restarts: int = 20
     crash_loop_window_ms: int = 10_000
     stop_timeout_ms: int = 10_000
+
+    def __post_init__(self) -> None:
+        _check_bounds(
+            self,
+            heartbeat_interval_ms=(1, _DAY_MS),
+            silence_ms=(1, _DAY_MS),
+            restart_backoff_ms=(0, _DAY_MS),
+            restart_backoff_max_ms=(0, _DAY_MS),
+            crash_loop_restarts=(1, _COUNT_MAX),
+            crash_loop_window_ms=(1, _DAY_MS),
+            stop_timeout_ms=(1, _DAY_MS),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +252,15 @@ class NameServerConfig:
     """RocketMQ keys that we do not use."""
 
     def __post_init__(self) -> None:
-        for port in (self.port, self.zmq_port or 0):
-            _check(0 <= port <= 65_535, f"{port} is no port number")
-        _check(self.scan_interval_ms >= 100, "scanNotActiveBrokerInterval must be at least 100 ms")
+        _check_port(self, "port")
+        _check_port(self, "zmq_port")
+        _check_bounds(
+            self,
+            scan_interval_ms=(100, _DAY_MS),
+            broker_expiry_ms=(1, 365 * _DAY_MS),
+            connections_max=(1, _COUNT_MAX),
+            idle_timeout_ms=(1, 365 * _DAY_MS),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,3 +284,11 @@ class BrokerConfig:
     log_path: Path | None = None
     other_keys: dict[str, str] = field(default_factory=dict)
     """RocketMQ keys that we do not use; kept for GET_BROKER_CONFIG."""
+
+    def __post_init__(self) -> None:
+        _check_name(self, "name")
+        _check_name(self, "cluster")
+        _check_bounds(self, broker_id=(0, 1_000_000), permission=(0, 7))
+        for address in self.namesrv_addrs:
+            if not _is_address(address):
+                raise BadValue("namesrv_addrs", f"must be HOST:PORT each, and {address!r} is not")

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Final
 
 from actormq.config import BrokerConfig, MemoryConfig
 from actormq.errors import ConfigError
+
+_BESIDES_BODY_BYTES: Final = 128 * 1024
+"""A message's properties (32,767 bytes), names and headers, and the end of a lap in the ring."""
 
 
 class StopStage(IntEnum):
@@ -106,6 +110,11 @@ def _to_holder(memory: MemoryConfig, kind: str) -> PortSpec:
     )
 
 
+def _send_ring_bytes(config: BrokerConfig) -> int:
+    """Return the configured size, or more where the largest message would not fit."""
+    return max(config.memory.append_ring_bytes, config.store.body_bytes_max + _BESIDES_BODY_BYTES)
+
+
 def _gateway(config: BrokerConfig, number: int) -> RoleSpec:
     gateway = config.gateway
     fronts = [Front(name="tcp", group="gateway", host=gateway.host, port=gateway.port)]
@@ -118,7 +127,7 @@ def _gateway(config: BrokerConfig, number: int) -> RoleSpec:
     return RoleSpec(
         role=f"gateway-{number}",
         class_path=_actor("gateway", "GatewayActor"),
-        ports=(_append(config.memory, config.memory.append_ring_bytes), _to_holder(config.memory, "park")),
+        ports=(_append(config.memory, _send_ring_bytes(config)), _to_holder(config.memory, "park")),
         fronts=tuple(fronts),
         stop_stage=StopStage.FRONTS,
     )

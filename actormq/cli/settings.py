@@ -18,7 +18,7 @@ from types import UnionType
 from typing import Any, Final, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from actormq.cli.rocketmq_keys import BROKER_KEYS, NAMESRV_KEYS, OLD_SPELLINGS, REFUSED
-from actormq.config import BrokerConfig, NameServerConfig
+from actormq.config import BadValue, BrokerConfig, NameServerConfig
 from actormq.errors import ConfigError
 from actormq.wire.properties import parse_properties
 
@@ -252,6 +252,9 @@ def _section(kind: type[Value], name: str, layers: Layer, file: Path | None, res
     }
     try:
         return kind(**values, **rest)
+    except BadValue as error:
+        given = layers.get(f"{name}.{error.field}")
+        raise ConfigError(f"{given.where}: {error.remark}" if given else f"{name}.{error.remark}") from None
     except ConfigError as error:
         raise ConfigError(f"{error.remark} (section {name}{f' of {file}' if file else ''})") from None
 
@@ -282,6 +285,8 @@ def _converted(value: object, kind: Any) -> object:
         raise ValueError
     if kind in (str, Path) and not isinstance(value, str | Path):
         raise ValueError
+    if kind is Path and not str(value).strip("\0"):
+        raise ValueError  # an empty text would mean the present folder
     if kind is Path:
         return Path(str(value)).expanduser().absolute()
     if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(value, str):

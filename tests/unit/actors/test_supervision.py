@@ -275,6 +275,14 @@ def test_zmq_front_only_where_configured() -> None:
     assert "nameserver" in {spec.role for spec in broker_roles(config(namesrv=NameServerConfig()))}
 
 
+def test_the_largest_message_fits_into_the_ring_of_a_gateway() -> None:
+    """A broker.conf may allow larger messages than our own default ring holds."""
+    store = StoreConfig(root=Path("/nowhere"), body_bytes_max=16 << 20)
+    specs = {spec.role: spec for spec in broker_roles(BrokerConfig(store=store))}
+    assert specs["gateway-0"].ports[0].request_bytes > (16 << 20) + 33_000
+    assert broker_roles(config())[-1].ports[0].request_bytes == config().memory.append_ring_bytes
+
+
 def test_roles_are_told_the_ports_really_taken() -> None:
     """Port 0 is gone from the settings; the embedded name server stands in where none or port 0 is named."""
     addresses = {

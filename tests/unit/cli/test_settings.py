@@ -161,7 +161,38 @@ def test_a_broker_has_a_name_server_only_when_told() -> None:
     ("name", "text", "sentence"),
     [
         ("b.conf", "listenPort=many", "listenPort in {file} must be an integer, not 'many'"),
-        ("b.conf", "listenPort=70000", "70000 is no port number (section gateway of {file})"),
+        ("b.conf", "listenPort=70000", "listenPort in {file}: port cannot be 70000: no port"),
+        (
+            "b.conf",
+            "maxMessageSize=-1",
+            "maxMessageSize in {file}: body_bytes_max must be between 1 and 16,777",
+        ),
+        ("b.conf", "mapedFileSizeCommitLog=1", "mapedFileSizeCommitLog in {file}: log_file_bytes must be"),
+        (
+            "b.conf",
+            "mappedFileSizeConsumeQueue=20",
+            "mappedFileSizeConsumeQueue in {file}: queue_file_entries",
+        ),
+        ("b.conf", "flushIntervalCommitLog=0", "flushIntervalCommitLog in {file}: flush_interval_ms must be"),
+        ("b.conf", "deleteWhen=25", "deleteWhen in {file}: delete_when must be hours like 04 or 04;16"),
+        ("b.conf", "brokerName=a/b", "brokerName in {file}: name cannot be 'a/b'"),
+        ("b.conf", "brokerClusterName=", "brokerClusterName in {file}: cluster cannot be ''"),
+        ("b.conf", "brokerName=..", "brokerName in {file}: name cannot be '..'"),
+        ("b.conf", "brokerPermission=9", "brokerPermission in {file}: permission must be between 0 and 7"),
+        ("b.conf", "namesrvAddr=10.0.0.1", "namesrvAddr in {file}: namesrv_addrs must be HOST:PORT each"),
+        ("b.conf", "storePathRootDir=", "storePathRootDir in {file} must be a path, not ''"),
+        (
+            "b.toml",
+            "[memory]\nqueue_rows_max = 99999999999",
+            "memory.queue_rows_max in {file}: queue_rows_max",
+        ),
+        ("b.toml", "[store]\nlog_file_bytes = 99999999999999999999", "store.log_file_bytes in {file}: log_"),
+        ("b.toml", "[supervisor]\nsilence_ms = 0", "supervisor.silence_ms in {file}: silence_ms must be"),
+        (
+            "b.toml",
+            "[coordinator]\ndefault_topic_queues = -3",
+            "coordinator.default_topic_queues in {file}: ",
+        ),
         ("b.conf", "flushDiskType=NEVER", "flushDiskType in {file} cannot be 'NEVER'"),
         ("b.conf", "mapedFileSizeConsumeQueue=x", "mapedFileSizeConsumeQueue in {file} cannot be 'x'"),
         ("b.conf", "traceOn=perhaps", "traceOn in {file} must be true or false, not 'perhaps'"),
@@ -183,7 +214,7 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path, name: str, text: 
     """Key, file and what would be right."""
     file = written(tmp_path, name, text)
     with pytest.raises(ConfigError) as caught:
-        load_broker(file, {}, {} if "missing" in sentence else ROOT)
+        load_broker(file, {}, {} if "missing" in sentence or "RootDir" in sentence else ROOT)
     assert caught.value.remark.startswith(sentence.format(file=file)), caught.value.remark
     assert "\n" not in caught.value.remark
 
@@ -222,7 +253,8 @@ def test_every_key_of_rocketmq_leads_to_a_setting(tmp_path: Path) -> None:
     """The tables name sections and fields that exist, and their defaults can be written with them."""
     values = {"flushDiskType": "ASYNC_FLUSH", "traceOn": "true", "mappedFileSizeCommitLog": "134217728"}
     values |= {"mappedFileSizeConsumeQueue": "6000000", "storePathRootDir": "/d", "brokerId": "0"}
-    values |= {"checkCRCOnRecover": "true", "autoCreateSubscriptionGroup": "true"}
+    values |= {"checkCRCOnRecover": "true", "autoCreateSubscriptionGroup": "true", "deleteWhen": "04;16"}
+    values |= {"namesrvAddr": "h:1", "brokerPermission": "6", "diskSpaceWarningLevelRatio": "90"}
     text = "".join(f"{key}={values.get(key, '600')}\n" for key in BROKER_KEYS if "Enable" not in key)
     loaded = load_broker(written(tmp_path, "b.conf", text), {}, {})
     assert isinstance(loaded.config, BrokerConfig)
