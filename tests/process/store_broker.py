@@ -322,6 +322,11 @@ class StoreBroker(Demo):
             )
         return self
 
+    def send(self, messages: int) -> None:
+        """Have every pump send so many more."""
+        for pump in self.pumps:
+            self.ref(pump).tell(More(messages))
+
     def acknowledged(self, pump: str) -> int:
         """Return how many messages the pump's present incarnation has had acknowledged."""
         return self.role(pump, RoleCell.COUNTER_0)

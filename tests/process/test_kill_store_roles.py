@@ -71,15 +71,19 @@ def test_death_of_every_role_at_a_point(tmp_path: Path, column: tuple[str | None
     armed = [name for name in column if name is not None]
     spec = ",".join(f"{name}:{1 if name in SELDOM else chance.randrange(2, 9)}" for name in armed)
     flush = chance.choice(list(FlushMode))
-    with StoreBroker(tmp_path, flush=flush, messages=1200, body_bytes=600, faults=spec).start() as broker:
-        broker.wait_acknowledged(1200)
+    with StoreBroker(tmp_path, flush=flush, messages=100_000, body_bytes=600, faults=spec).start() as broker:
         for name in armed:
             role = name.partition(".")[0]
             wait_until(
-                lambda role=role: broker.role(role, RoleCell.INCARNATION) == 2, f"{role} died", PATIENCE_S
+                lambda role=role: broker.role(role, RoleCell.INCARNATION) == 2,
+                f"{role} died: {broker.log}",
+                PATIENCE_S,
             )
             broker.wait_running(role, 2)
-        run_to_the_end(broker, 1200)
+        broker.wait_flow(broker.positions.get(Position.APPENDED))
+        assert broker.stop() == 0, broker.log
+        verdict = broker.check()
+        assert verdict.clean, f"{verdict}\n{broker.log}"
 
 
 @pytest.mark.parametrize("seed", [1, 2, pytest.param(3, marks=pytest.mark.soak)])

@@ -41,9 +41,10 @@ def test_messages_of_two_clients_end_up_in_the_queues(tmp_path: Path, flush: Flu
 )
 def test_failed_write_or_sync_stops_the_broker(tmp_path: Path, role: str, name: str, sentence: str) -> None:
     """Nobody is restarted: that would be the retry that succeeds over lost data.  The next start recovers."""
-    options = {"flush": FlushMode.SYNC, "messages": 100_000}
+    options = {"flush": FlushMode.SYNC, "messages": 0}
     with StoreBroker(tmp_path, classes={role: name}, **options).start() as broker:  # type: ignore[arg-type]
         pids = broker.pids()
+        broker.send(100_000)
         assert broker.wait() == EXIT_STORE_FAILED
         assert not any(alive(pid) for pid in pids)
         assert re.search(rf"{sentence} {broker.store}/commitlog/\d{{20}} .*log offset \d+: ", broker.log)
