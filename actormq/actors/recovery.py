@@ -11,9 +11,11 @@ fails stops the broker (74); a torn tail, missing queues or a missing index are 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Final
 
 from actormq import faults
 from actormq.actors.runtime import ProcessActor
@@ -21,7 +23,7 @@ from actormq.broker import topics
 from actormq.broker.delay import DelayLevels
 from actormq.broker.tables import encode_entry
 from actormq.config import BrokerConfig
-from actormq.errors import StoreFailed
+from actormq.errors import RequestError, StoreError, StoreFailed, StoreForeign
 from actormq.message import SCHEDULE_TOPIC
 from actormq.shm.extents import Extents
 from actormq.shm.positions import Position, Positions, RoleCell, slot_of
@@ -29,7 +31,20 @@ from actormq.shm.tables import TablesPublisher
 from actormq.store import commit_log, tables
 from actormq.store.commit_log import LogFiles
 from actormq.store.disk import Disk, RealDisk
-from actormq.store.recovery import RecoveredStore, recover
+from actormq.store.recovery import RecoveredStore, check_shape, recover
+
+_NOT_THE_DISK: Final = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+"""Trouble that a person removes; the disk is none the worse for it, and so is what lies there."""
 
 
 def prepare(
@@ -48,6 +63,7 @@ def prepare(
         OSError: the disk failed.
     """
     faults.point("recovery.begun")
+    stored_topics = _look_at(config.store.root, disk)
     delay_ms = list(DelayLevels(config.coordinator.delay_levels).delays_ms)
     # RocketMQ's file names the broker; recovery itself is gone in a moment.
     pid = positions.role(slot_of("supervisor"), RoleCell.PID) or os.getpid()
@@ -57,7 +73,7 @@ def prepare(
     if not store.clean:
         clamp_progress(config, disk, store, log)
         faults.point("recovery.progress-clamped")
-    _open_queues(config, disk, store, extents, TablesPublisher(tables_view, positions))
+    _open_queues(config, stored_topics, store, extents, TablesPublisher(tables_view, positions))
     faults.point("recovery.queues-opened")
     _make_first_file(config, disk, store, log)
     faults.point("recovery.file-made")
@@ -109,7 +125,11 @@ def clamp_progress(config: BrokerConfig, disk: Disk, store: RecoveredStore, log:
 
 
 def _open_queues(
-    config: BrokerConfig, disk: Disk, store: RecoveredStore, extents: Extents, publisher: TablesPublisher
+    config: BrokerConfig,
+    stored_topics: list[topics.TopicConfig],
+    store: RecoveredStore,
+    extents: Extents,
+    publisher: TablesPublisher,
 ) -> None:
     """Give every queue its row, and publish every topic; rows first: a reader goes from topic to row."""
     found = topics.recover(
@@ -120,7 +140,7 @@ def _open_queues(
             default_queues=config.coordinator.default_topic_queues,
             rows_max=config.memory.queue_rows_max,
         ),
-        _stored_topics(config, disk),
+        stored_topics,
         {queue: (extent.min, extent.max) for queue, extent in store.queues.items()},
     )
     for row in found.rows:
@@ -131,10 +151,25 @@ def _open_queues(
     publisher.publish(*map(encode_entry, found.topics.table.values()))
 
 
-def _stored_topics(config: BrokerConfig, disk: Disk) -> list[topics.TopicConfig]:
-    table = tables.load(disk, config.store.root / tables.FOLDER / tables.TOPICS) or {}
-    stored = table.get("topicConfigTable")
-    return [topics.topic_from_json(value) for value in stored.values()] if isinstance(stored, dict) else []
+def _look_at(root: Path, disk: Disk) -> list[topics.TopicConfig]:
+    """Refuse what no broker left, before anything changes; return the topics that topics.json has."""
+    check_shape(disk, root)
+    for name in tables.FILES:
+        tables.load(disk, root / tables.FOLDER / name)
+    path = root / tables.FOLDER / tables.TOPICS
+    stored = (tables.load(disk, path) or {}).get("topicConfigTable") or {}
+    return [_stored_topic(path, name, value) for name, value in stored.items()]
+
+
+def _stored_topic(path: Path, name: str, value: object) -> topics.TopicConfig:
+    """Return one topic of topics.json; its name is going to be a folder's."""
+    try:
+        topic = topics.topic_from_json(value)
+    except RequestError as error:
+        raise StoreForeign(f"{path}: topic {name!r}: {error.remark}") from None
+    if topic.name in ("", ".", "..") or "/" in topic.name or "\0" in topic.name:
+        raise StoreForeign(f"{path}: {topic.name!r} cannot be the name of a topic")
+    return topic
 
 
 def _make_first_file(config: BrokerConfig, disk: Disk, store: RecoveredStore, log: logging.Logger) -> None:
@@ -171,4 +206,11 @@ class RecoveryActor(ProcessActor):
                 self.context.clock.wall_ms(),
             )
         except OSError as error:
+            if error.errno in _NOT_THE_DISK:
+                root = self.config.store.root
+                raise StoreError(f"the store in {root} cannot be used: {_sentence(error)}") from error
             raise StoreFailed(f"the store cannot be recovered: {error}") from error
+
+
+def _sentence(error: OSError) -> str:
+    return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)

@@ -39,6 +39,8 @@ _TICK_MS: Final = 1_000
 _STOP_ASKED_MS: Final = 200
 """A SIGTERM to every process of a group or unit reaches us within that time, too."""
 _LOG_READS_MAX: Final = 16
+_SAID: Final = ""
+"""A role that refuses to start has said why, in one sentence: nothing is to be added."""
 
 
 @dataclass
@@ -265,7 +267,7 @@ class Supervisor:
         if child.exit_status == EXIT_STORE_FAILED:
             self._store_failed(f"{child.role} says so: see above")
         elif child.exit_status == EXIT_REFUSED and self.ready_ns is None:
-            self._give_up(f"{child.role} cannot start: see above", EXIT_REFUSED)
+            self._give_up(_SAID, EXIT_REFUSED)
         if self._ending is None:
             self._replace(child, phase)
 
@@ -297,7 +299,9 @@ class Supervisor:
             return
         if child.exit_status != 0:
             self._check_store()
-            self._give_up(f"{child.role} {child.ending()}: see above", child.exit_status or EXIT_UNCLEAN)
+            refused = child.exit_status == EXIT_REFUSED
+            sentence = _SAID if refused else f"{child.role} {child.ending()}: see above"
+            self._give_up(sentence, child.exit_status or EXIT_UNCLEAN)
         elif not self._recovering():
             self._begin_service()
 

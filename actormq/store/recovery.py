@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 
 from actormq.config import StoreConfig
 from actormq.errors import StoreForeign
@@ -84,6 +85,21 @@ def recover(
         OSError: the disk failed; the next recovery starts from the same place.
     """
     return _Recovery(disk, config, wall_ms, delay_ms).run(pid, rebuild)
+
+
+def check_shape(disk: Disk, root: Path) -> None:
+    """Look whether files are files and folders are folders.
+
+    Raises:
+        StoreForeign: the first that is not.
+    """
+    for name in (commit_log.FOLDER, consume_queue.FOLDER, index.FOLDER, tables.FOLDER):
+        if disk.exists(root / name) and not disk.is_folder(root / name):
+            raise StoreForeign(f"{root / name} is a file, but a store has a folder there")
+    config = (f"{tables.FOLDER}/{name}" for name in tables.FILES)
+    for name in (checkpoints.NAME, marks.ABORT, marks.CLEAN, *config):
+        if disk.is_folder(root / name):
+            raise StoreForeign(f"{root / name} is a folder, but a store has a file there")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

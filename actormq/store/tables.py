@@ -25,6 +25,14 @@ TOPICS: Final = "topics.json"
 GROUPS: Final = "subscriptionGroup.json"
 CONSUMER_OFFSETS: Final = "consumerOffset.json"
 DELAY_OFFSETS: Final = "delayOffset.json"
+FILES: Final = (TOPICS, GROUPS, CONSUMER_OFFSETS, DELAY_OFFSETS)
+_OBJECTS: Final = {
+    TOPICS: ("topicConfigTable",),
+    GROUPS: ("subscriptionGroupTable", "forbiddenTable"),
+    CONSUMER_OFFSETS: ("offsetTable",),
+    DELAY_OFFSETS: ("offsetTable",),
+}
+"""Members that are objects where they are there at all; `dataVersion` is one in every file."""
 TABLE_BYTES_MAX: Final = 256 * 1024 * 1024
 """A larger file is refused: it is nothing that RocketMQ or we wrote."""
 
@@ -35,7 +43,7 @@ def load(disk: Disk, path: Path) -> Table | None:
     """Return the table at `path`, or at its ``.bak``; None when there is neither.
 
     Raises:
-        StoreForeign: a file is there, but neither it nor the ``.bak`` is a JSON object; both stay.
+        StoreForeign: a file is there, but neither it nor the ``.bak`` has the shape of that table; both stay.
     """
     troubles = []
     for candidate in (path, path.with_name(path.name + ".bak")):
@@ -43,6 +51,7 @@ def load(disk: Disk, path: Path) -> Table | None:
             continue
         try:
             table = parse(_read(disk, candidate))
+            _check_shape(table or {}, _OBJECTS.get(path.name, ()))
         except FrameError as error:
             troubles.append(f"{candidate}: {error.remark}")
             continue
@@ -68,6 +77,16 @@ def parse(text: bytes) -> Table | None:
     if not isinstance(table, dict):
         raise FrameError("expected an object")
     return table
+
+
+def _check_shape(table: Table, objects: tuple[str, ...]) -> None:
+    """Raise FrameError when a member that should be an object is something else."""
+    for name in (*objects, "dataVersion"):
+        if not isinstance(table.get(name) or {}, dict):
+            raise FrameError(f"{name} is no object")
+    for name, number in (table.get("dataVersion") or {}).items():
+        if type(number) is not int:
+            raise FrameError(f"{name} of its dataVersion is no integer")
 
 
 def _read(disk: Disk, path: Path) -> bytes:

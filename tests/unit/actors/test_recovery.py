@@ -138,6 +138,69 @@ def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["commitlog"]
 
 
+@pytest.mark.parametrize(
+    ("name", "is_folder", "sentence"),
+    [
+        ("commitlog", False, "/commitlog is a file, but a store has a folder there"),
+        ("config", False, "/config is a file, but a store has a folder there"),
+        ("checkpoint", True, "/checkpoint is a folder, but a store has a file there"),
+        ("config/topics.json", True, "/config/topics.json is a folder"),
+    ],
+)
+def test_files_are_files_and_folders_are_folders(
+    tmp_path: Path, name: str, is_folder: bool, sentence: str
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if is_folder:
+        path.mkdir()
+    else:
+        path.write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreForeign) as caught:
+        start(Memory(tmp_path))
+    assert sentence in caught.value.remark
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("topics.json", '{"topicConfigTable":{"a":', "bad JSON at character 25"),
+        ("topics.json", '{"topicConfigTable":[1]}', "topicConfigTable is no object"),
+        ("topics.json", '{"topicConfigTable":{"a":{"topicName":5}}}', "topic 'a': this is no topic"),
+        ("topics.json", '{"topicConfigTable":{"a":{"topicName":"../a"}}}', "'../a' cannot be the name"),
+        ("subscriptionGroup.json", '{"subscriptionGroupTable":"g"}', "subscriptionGroupTable is no object"),
+        ("consumerOffset.json", '{"offsetTable":[]', "bad JSON"),
+        ("consumerOffset.json", '{"offsetTable":[1]}', "offsetTable is no object"),
+        ("delayOffset.json", '{"dataVersion":5}', "dataVersion is no object"),
+        ("delayOffset.json", '{"dataVersion":{"counter":"x"}}', "counter of its dataVersion is no integer"),
+    ],
+)
+def test_tables_of_another_shape_are_refused_and_left_alone(
+    tmp_path: Path, name: str, text: str, sentence: str
+) -> None:
+    """Half a table taken for the whole would be written back as the whole."""
+    path = tmp_path / "config" / name
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(StoreForeign) as caught:
+        start(Memory(tmp_path))
+    assert str(path) in caught.value.remark
+    assert sentence in caught.value.remark
+    assert [one.name for one in tmp_path.rglob("*")] == ["config", name]
+
+
+def test_the_former_table_stands_in_for_one_of_another_shape(tmp_path: Path) -> None:
+    path = tmp_path / "config/topics.json"
+    path.parent.mkdir()
+    path.write_text('{"topicConfigTable":[1]}')
+    path.with_name("topics.json.bak").write_text('{"topicConfigTable":{"a":{"topicName":"a"}}}')
+    memory = Memory(tmp_path)
+    start(memory)
+    assert tables_of(memory).topic("a") is not None
+
+
 def test_full_disk_does_not_keep_from_serving_what_is_there(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
