@@ -195,7 +195,9 @@ def test_the_former_table_stands_in_for_one_of_another_shape(tmp_path: Path) -> 
     path = tmp_path / "config/topics.json"
     path.parent.mkdir()
     path.write_text('{"topicConfigTable":[1]}')
-    path.with_name("topics.json.bak").write_text('{"topicConfigTable":{"a":{"topicName":"a"}}}')
+    path.with_name("topics.json.bak").write_text(
+        '{"topicConfigTable":{"a":{"topicName":"a","readQueueNums":1,"writeQueueNums":1}}}'
+    )
     memory = Memory(tmp_path)
     start(memory)
     assert tables_of(memory).topic("a") is not None
