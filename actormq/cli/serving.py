@@ -38,11 +38,33 @@ def serve(
     from actormq.actors.status import EXIT_REFUSED
     from actormq.actors.supervisor import Supervisor
 
+    check_kernels()
+
     def say_ready(supervisor: Supervisor) -> None:
         print(ready_line(supervisor.addresses, fronts), flush=True)
 
     status = Supervisor(config, roles, store_root=store_root, forkserver=forkserver, on_ready=say_ready).run()
     return 2 if status == EXIT_REFUSED else status
+
+
+def check_kernels(machine: str | None = None) -> None:
+    """Say once when the kernels are not compiled, and what to do about it.
+
+    Raises:
+        ConfigError: uncompiled on a processor that may show stores to others in another order.
+    """
+    from actormq.errors import ConfigError
+    from actormq.kernels import COMPILED
+
+    if COMPILED:
+        return
+    machine = machine or os.uname().machine
+    if machine not in ("x86_64", "amd64"):
+        raise ConfigError(
+            f"the kernels are not compiled, and uncompiled a server runs on x86-64 only, not on {machine}: "
+            "install a C compiler and install actormq again"
+        )
+    warn(["the kernels are not compiled (no C compiler when actormq was installed): it works, slower"])
 
 
 def ready_line(addresses: dict[str, tuple[str, int]], fronts: Sequence[tuple[str, str]]) -> str:
