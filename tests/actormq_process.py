@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 READY = re.compile(
     r"ready in (?P<seconds>[\d.]+) s namesrv=(?P<namesrv>\S+) namesrv-zmq=(?P<namesrv_zmq>\S+) "
     r"broker=(?P<broker>\S+) zmq=(?P<zmq>\S+) pid=(?P<pid>\d+) kernels=(?P<kernels>\w+)"
 )
+
+PATIENCE_S = 60.0
+"""On a machine that others use, too, a second's work may take a minute."""
 
 
 @dataclass
@@ -34,11 +38,21 @@ class Dev:
     kernels: str
     errors: list[str] = field(default_factory=list)
 
-    def stop(self, *, by: signal.Signals = signal.SIGTERM, seconds: float = 20) -> int:
+    def stop(self, *, by: signal.Signals = signal.SIGTERM, seconds: float = PATIENCE_S) -> int:
         """End it and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(by)
         return self.process.wait(seconds)
+
+    def end(self) -> None:
+        """End it whatever has become of it."""
+        try:
+            self.stop()
+        finally:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdout
+            self.process.stdout.close()
 
 
 def start_dev(
@@ -69,7 +83,8 @@ def start_dev(
     line = process.stdout.readline()
     found = READY.fullmatch(line.strip())
     if found is None:
-        process.wait(10)
+        process.kill()
+        process.wait()
         raise AssertionError(f"not ready: {line!r} {''.join(errors)}")
     return Dev(
         process, data_dir, float(found["seconds"]), found["namesrv"], found["namesrv_zmq"], found["broker"],
@@ -78,15 +93,20 @@ def start_dev(
 
 
 @contextmanager
-def running_dev(
-    *, flush: str = "async", gateways: int = 1, env: dict[str, str] | None = None
-) -> Iterator[Dev]:
-    """Run `actormq dev` in a temporary folder for the length of a block."""
-    with tempfile.TemporaryDirectory(prefix="actormq-test-") as folder:
-        dev = start_dev(Path(folder) / "data", flush=flush, gateways=gateways, env=env)
-        try:
-            yield dev
-        finally:
-            dev.stop()
-            assert dev.process.stdout
-            dev.process.stdout.close()
+def dev_in(data_dir: Path, **options: Any) -> Iterator[Dev]:
+    """Run `actormq dev`, as `start_dev` does, for the length of a block."""
+    dev = start_dev(data_dir, **options)
+    try:
+        yield dev
+    finally:
+        dev.end()
+
+
+@contextmanager
+def running_dev(**options: Any) -> Iterator[Dev]:
+    """Run it in a temporary folder."""
+    with (
+        tempfile.TemporaryDirectory(prefix="actormq-test-") as folder,
+        dev_in(Path(folder) / "data", **options) as dev,
+    ):
+        yield dev

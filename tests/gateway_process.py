@@ -15,7 +15,7 @@ from actormq.wire import frame, json
 from actormq.wire.command import RemotingCommand
 from actormq.wire.frame import FrameCutter
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Peer:

@@ -48,7 +48,7 @@ from actormq.wire.command import RemotingCommand, Serialize
 from actormq.wire.frame import FrameCutter
 from actormq.wire.headers import SendHeader, encode_send_v2
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 SENDER = Sender("coordinator", 1)
 
 

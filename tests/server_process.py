@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+PATIENCE_S = 60.0
+
 
 @dataclass
 class Server:
@@ -51,8 +53,12 @@ def running(folder: Path, *arguments: str, **environ: str) -> Iterator[Server]:
         yield Server(process, dict(word.split("=", 1) for word in line.split() if "=" in word), log)
     finally:
         process.terminate()
-        process.wait(20)
-        process.stdout.close()
+        try:
+            process.wait(PATIENCE_S)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 @contextmanager

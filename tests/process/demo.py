@@ -24,7 +24,7 @@ from actormq.config import BrokerConfig, StoreConfig, SupervisorConfig
 from actormq.shm.positions import Positions, RoleCell, RoleState, slot_of
 from actormq.shm.segment import Segment
 
-DEADLINE_S: Final = 20.0
+DEADLINE_S: Final = 60.0
 TESTS: Final = Path(__file__).parent.parent
 PROJECT: Final = TESTS.parent
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from actormq_process import Dev, running_dev, start_dev
+from actormq_process import PATIENCE_S, Dev, dev_in, running_dev
 from server_process import running
 
 FREE_PORTS = ["--port", "0", "--zmq-port", "0", "--namesrv-port", "0", "--namesrv-zmq-port", "0"]
@@ -129,7 +129,7 @@ def test_a_consumer_ends_quietly_when_it_is_told_to(dev: Dev) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == body + "\n"
         process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert (process.returncode, errors) == (0, "")
 
 
@@ -169,12 +169,12 @@ def test_nobody_there_is_one_sentence() -> None:
 def test_dev_says_what_it_is_and_leaves_only_its_data(tmp_path: Path) -> None:
     """Data folder and flush mode at start; after SIGTERM no process, no shared memory, no socket folder."""
     before = _leavings()
-    dev = start_dev(tmp_path / "data")
-    processes = psutil.Process(dev.process.pid).children(recursive=True)
-    assert len(processes) >= 8
-    assert dev.stop() == 0
-    _, alive = psutil.wait_procs(processes, 5)
-    assert not alive
+    with dev_in(tmp_path / "data") as dev:
+        processes = psutil.Process(dev.process.pid).children(recursive=True)
+        assert len(processes) >= 8
+        assert dev.stop() == 0
+        _, alive = psutil.wait_procs(processes, PATIENCE_S)
+        assert not alive
     assert _leavings() <= before
     assert (tmp_path / "data" / "commitlog").is_dir()
     assert not (tmp_path / "data" / "abort").exists()
@@ -188,7 +188,7 @@ def test_dev_says_what_it_is_and_leaves_only_its_data(tmp_path: Path) -> None:
 
 def _leavings() -> set[Path]:
     """Names that a broker might forget; other tests' brokers may be running."""
-    places = (Path("/dev/shm"), Path("/run"), Path("/tmp"))
+    places = map(Path, ("/dev/shm", "/run", "/tmp", os.environ.get("XDG_RUNTIME_DIR", "/run")))
     return {path for place in places if place.is_dir() for path in place.glob("amq*") if _is_mine(path)}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from actormq_process import Dev, start_dev
+from actormq_process import Dev, dev_in
 from gateway_process import Peer, ask_anew, heartbeat, kill, until
 from gateway_rig import pull_request, send_request
 
@@ -31,9 +31,9 @@ FAULTS = (
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    started = start_dev(tmp_path_factory.mktemp("dev"), gateways=3)
-    yield started
-    assert started.stop() == 0, "".join(started.errors)
+    with dev_in(tmp_path_factory.mktemp("dev"), gateways=3) as started:
+        yield started
+        assert started.stop() == 0, "".join(started.errors)
 
 
 @pytest.fixture
@@ -170,41 +170,41 @@ def test_a_message_that_is_sent_back_comes_again(dev: Dev, peer: Peer) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_death_between_two_steps_loses_nothing(fault: str, tmp_path: Path) -> None:
     """Killed between rows, ledger, files, tables, pushes and completions, while clients go on."""
-    dev = start_dev(tmp_path / "data", env={"ACTORMQ_FAULT": fault})
-    names = [f"topic-{number}" for number in range(4)]
-    for name in names:
-        until(name, lambda name=name: (ask_anew(dev, send_request(name)) or _FAILED).code == 0)
-    peer = Peer(dev)
-    until("a member", lambda: peer.ask(heartbeat("c", "g", "topic-0")).code == 0)
-    for number, name in enumerate(names):
-        committed = request(15, consumerGroup="g", topic=name, queueId=0, commitOffset=number)
-        until("the commit", lambda committed=committed: peer.ask(committed).code == 0)
-        assert peer.ask(send_request(name, b"late", "DELAY\x011\x02")).code == 0
-    for number, name in enumerate(names):
-        until("a member", lambda name=name: peer.ask(heartbeat("c", "g", name)).code == 0)
-        assert b"late" in {bytes(record.body) for record in all_of(peer, name, "g", 2)}
-        offset = request(14, consumerGroup="g", topic=name, queueId=0)
-        assert until("the offset", lambda offset=offset: _offset(peer, offset)) == str(number)
-    role = fault.partition(".")[0]
-    assert incarnation(peer, role) == 2, "the fault point was never reached"
-    peer.close()
-    assert dev.stop() == 0, "".join(dev.errors)
+    with dev_in(tmp_path / "data", env={"ACTORMQ_FAULT": fault}) as dev:
+        names = [f"topic-{number}" for number in range(4)]
+        for name in names:
+            until(name, lambda name=name: (ask_anew(dev, send_request(name)) or _FAILED).code == 0)
+        peer = Peer(dev)
+        until("a member", lambda: peer.ask(heartbeat("c", "g", "topic-0")).code == 0)
+        for number, name in enumerate(names):
+            committed = request(15, consumerGroup="g", topic=name, queueId=0, commitOffset=number)
+            until("the commit", lambda committed=committed: peer.ask(committed).code == 0)
+            assert peer.ask(send_request(name, b"late", "DELAY\x011\x02")).code == 0
+        for number, name in enumerate(names):
+            until("a member", lambda name=name: peer.ask(heartbeat("c", "g", name)).code == 0)
+            assert b"late" in {bytes(record.body) for record in all_of(peer, name, "g", 2)}
+            offset = request(14, consumerGroup="g", topic=name, queueId=0)
+            assert until("the offset", lambda offset=offset: _offset(peer, offset)) == str(number)
+        role = fault.partition(".")[0]
+        assert incarnation(peer, role) == 2, "the fault point was never reached"
+        peer.close()
+        assert dev.stop() == 0, "".join(dev.errors)
 
 
 def test_offsets_are_there_after_a_clean_stop(tmp_path: Path) -> None:
     """The last commit too, however short before the stop."""
-    dev = start_dev(tmp_path / "data")
-    peer = Peer(dev)
-    create(peer, "kept")
-    join(peer, "c", "g", "kept")
-    assert peer.ask(request(15, consumerGroup="g", topic="kept", queueId=0, commitOffset=7)).code == 0
-    peer.close()
-    assert dev.stop() == 0
-    again = start_dev(dev.data_dir, like=dev)
-    peer = Peer(again)
-    assert _offset(peer, request(14, consumerGroup="g", topic="kept", queueId=0)) == "7"
-    peer.close()
-    assert again.stop() == 0
+    with dev_in(tmp_path / "data") as dev:
+        peer = Peer(dev)
+        create(peer, "kept")
+        join(peer, "c", "g", "kept")
+        assert peer.ask(request(15, consumerGroup="g", topic="kept", queueId=0, commitOffset=7)).code == 0
+        peer.close()
+        assert dev.stop() == 0
+    with dev_in(dev.data_dir, like=dev) as again:
+        peer = Peer(again)
+        assert _offset(peer, request(14, consumerGroup="g", topic="kept", queueId=0)) == "7"
+        peer.close()
+        assert again.stop() == 0
 
 
 def incarnation(peer: Peer, role: str) -> int:

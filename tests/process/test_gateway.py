@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from actormq_process import Dev, start_dev
+from actormq_process import Dev, dev_in
 from gateway_process import Peer, ask_anew, heartbeat, kill, until
 from gateway_rig import pull_request, send_request
 
@@ -19,9 +19,9 @@ from actormq.wire.command import RemotingCommand
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    started = start_dev(tmp_path_factory.mktemp("dev"), gateways=3)
-    yield started
-    assert started.stop() == 0, "".join(started.errors)
+    with dev_in(tmp_path_factory.mktemp("dev"), gateways=3) as started:
+        yield started
+        assert started.stop() == 0, "".join(started.errors)
 
 
 @pytest.fixture
@@ -161,16 +161,16 @@ def test_a_new_coordinator_knows_the_connected_clients(dev: Dev, peer: Peer) -> 
 
 def test_sync_mode_answers_after_the_sync(tmp_path: Path) -> None:
     """SEND_OK in sync mode means that `flushed` has passed the message."""
-    dev = start_dev(tmp_path, flush="sync")
-    peer = Peer(dev)
-    requests = [send_request("synced", b"%d" % number) for number in range(200)]
-    peer.sock.sendall(b"".join(map(frame.encode, requests)))
-    end = 0
-    for request in requests:
-        answer = peer.answer_to(request)
-        assert answer.code == 0
-        end = max(end, int(answer.fields["msgId"][16:], 16))
-    positions = json.loads(peer.ask(RemotingCommand.request(300001)).body)["positions"]
-    assert positions["flushed"] > end
-    peer.close()
-    assert dev.stop() == 0
+    with dev_in(tmp_path, flush="sync") as dev:
+        peer = Peer(dev)
+        requests = [send_request("synced", b"%d" % number) for number in range(200)]
+        peer.sock.sendall(b"".join(map(frame.encode, requests)))
+        end = 0
+        for request in requests:
+            answer = peer.answer_to(request)
+            assert answer.code == 0
+            end = max(end, int(answer.fields["msgId"][16:], 16))
+        positions = json.loads(peer.ask(RemotingCommand.request(300001)).body)["positions"]
+        assert positions["flushed"] > end
+        peer.close()
+        assert dev.stop() == 0

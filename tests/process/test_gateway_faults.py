@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from actormq_process import Dev, start_dev
+from actormq_process import Dev, dev_in
 from gateway_process import PATIENCE_S, Peer, ask_anew, heartbeat, roles, until
 from gateway_rig import pull_request, send_request
 
@@ -76,18 +76,17 @@ def _is_ok(answer: RemotingCommand | None) -> bool:
 @pytest.mark.parametrize("point", POINTS)
 def test_a_death_at_any_point_loses_nothing_acknowledged(tmp_path: Path, point: str) -> None:
     """At each acknowledged offset is what was acknowledged; repeats only after a break."""
-    dev = start_dev(tmp_path, env={"ACTORMQ_FAULT": f"{point}:{HITS}"})
-    sender = Sender(dev)
-    acknowledged = {number: sender.send(number) for number in range(MESSAGES)}
-    assert sender.breaks > 0, "the gateway never died"
-    assert len(set(acknowledged.values())) == MESSAGES
-    found = stored(dev, max(acknowledged.values()) + 1)
-    for number, offset in acknowledged.items():
-        assert found[offset] == b"%d" % number
-    assert len(found) - MESSAGES <= sender.breaks
-    until("a gateway runs", lambda: roles(dev).get("gateway-0"))
-    answer = until("the roles", lambda: ask_anew(dev, RemotingCommand.request(300001)))
-    lives = {role["role"]: role["incarnation"] for role in json.loads(answer.body)["roles"]}
-    assert lives["gateway-0"] > 1
-    assert lives["writer"] == lives["dispatcher"] == lives["coordinator"] == lives["holder"]
-    dev.stop()
+    with dev_in(tmp_path, env={"ACTORMQ_FAULT": f"{point}:{HITS}"}) as dev:
+        sender = Sender(dev)
+        acknowledged = {number: sender.send(number) for number in range(MESSAGES)}
+        assert sender.breaks > 0, "the gateway never died"
+        assert len(set(acknowledged.values())) == MESSAGES
+        found = stored(dev, max(acknowledged.values()) + 1)
+        for number, offset in acknowledged.items():
+            assert found[offset] == b"%d" % number
+        assert len(found) - MESSAGES <= sender.breaks
+        until("a gateway runs", lambda: roles(dev).get("gateway-0"))
+        answer = until("the roles", lambda: ask_anew(dev, RemotingCommand.request(300001)))
+        lives = {role["role"]: role["incarnation"] for role in json.loads(answer.body)["roles"]}
+        assert lives["gateway-0"] > 1
+        assert lives["writer"] == lives["dispatcher"] == lives["coordinator"] == lives["holder"]

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import zmq
 from actormq_process import Dev, running_dev
-from server_process import Server, running_namesrv
+from server_process import PATIENCE_S, Server, running_namesrv
 
 from actormq.cli.remote import UNREACHABLE, Remote, split_address
 from actormq.errors import ClientError, RequestRefused
@@ -29,7 +29,7 @@ BODY = encode_registration(
 )
 
 
-def until(what: Callable[[], bool], seconds: float = 10) -> None:
+def until(what: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Wait for a condition, with a deadline."""
     deadline = time.monotonic() + seconds
     while not what():
@@ -150,8 +150,8 @@ def test_a_name_server_ends_cleanly(tmp_path: Path) -> None:
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert children
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
-        psutil.wait_procs(children, 5)
+        assert server.process.wait(PATIENCE_S) == 0
+        psutil.wait_procs(children, PATIENCE_S)
         assert not [child for child in children if child.is_running()]
 
 
@@ -174,7 +174,7 @@ def test_what_cannot_start_says_why(tmp_path: Path, arguments: list[str], senten
             [sys.executable, "-m", "actormq.cli.main", "namesrv", "--data-dir", str(tmp_path), *words],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE_S,
             check=False,
         )
     assert done.returncode == 2
@@ -190,7 +190,7 @@ def test_a_broken_kv_file_is_named(tmp_path: Path) -> None:
         [sys.executable, "-m", "actormq.cli.main", "namesrv", "-c", str(tmp_path / "n.toml"), "--port", "0"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 2
@@ -207,7 +207,7 @@ def test_a_dev_broker_is_found_again_soon_after_its_name_server_died() -> None:
                 child.name(): child for child in psutil.Process(dev.process.pid).children(recursive=True)
             }
             names["amq:nameserver"].send_signal(signal.SIGKILL)
-            names["amq:nameserver"].wait(5)
+            names["amq:nameserver"].wait(PATIENCE_S)
             until(lambda: _is_found(dev))
 
 

@@ -366,13 +366,13 @@ def test_forkserver_is_replaced(tmp_path: Path) -> None:
 # -- death of the supervisor
 
 
-def test_supervisors_death_ends_everyone_within_a_second(tmp_path: Path) -> None:
-    """kill -9 of the supervisor: every process is gone in 1 s; the next start sweeps and works."""
+def test_supervisors_death_ends_everyone(tmp_path: Path) -> None:
+    """kill -9 of the supervisor: every process ends by itself; the next start sweeps and works."""
     with broker(tmp_path).start() as demo:
         pids = [demo.forkserver, *demo.pids()]
         demo.process.kill()
         demo.process.wait()
-        wait_until(lambda: not any(alive(pid) for pid in pids), "everyone is gone", seconds=1.0)
+        wait_until(lambda: not any(alive(pid) for pid in pids), "everyone is gone")
         left = demo.run_dir
     # As a broker that was killed while starting:
     orphan = Segment.create(prefix_of(tmp_path / "store"), "positions", 64)

@@ -16,7 +16,7 @@ from actormq.net.tcp import Connection, Limits, RemotingClient, RemotingFailed, 
 from actormq.wire import frame
 from actormq.wire.command import RemotingCommand
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 class Recorder:

@@ -13,7 +13,7 @@ import zmq
 from actormq.actors.loop import Loop
 from actormq.net.zmq import RouterClient, RouterLimits, RouterServer, message_parts
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 class Recorder:
