@@ -202,6 +202,7 @@ class CoordinatorActor(ProcessActor):
         self._directory = PositionsDirectory(context.positions)
         self._port: AppendPort | None = None
         self._unsaved: set[str] = set()
+        self._unwritable: set[str] = set()
         self._persist_ms = 0
         self._stop_ms: int | None = None
 
@@ -428,8 +429,13 @@ class CoordinatorActor(ProcessActor):
             with self.busy(RoleState.SYNCING):
                 files.save(self._disk, self.config.store.root / files.FOLDER / name, table)
         except OSError as error:
-            self.log.error("cannot write %s: %s", name, error)
+            if name not in self._unwritable:
+                self.log.error("cannot write %s, trying again until it can be: %s", name, error)
+            self._unwritable.add(name)
             return False
+        if name in self._unwritable:
+            self._unwritable.discard(name)
+            self.log.info("%s can be written again", name)
         return True
 
     def _topics_table(self) -> Table:

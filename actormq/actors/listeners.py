@@ -38,7 +38,7 @@ class Listeners:
             if taken is None and port != 0:
                 _probe(host, port)
             sock = _bound(host, port)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             if front.optional:
                 return False
             reason = getattr(error, "strerror", None) or str(error)
