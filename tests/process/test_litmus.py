@@ -90,7 +90,7 @@ def hand_off(prefix: str, rounds: int, deadline_s: float) -> None:
 @compiled_only
 def test_fenced_handshake_loses_nothing(prefix: str) -> None:
     """At least one side always sees the other."""
-    assert lost_wake_ups(prefix, 300_000, fenced=True) == 0
+    assert lost_wake_ups(prefix, 50_000, fenced=True) == 0
 
 
 @compiled_only
@@ -101,13 +101,13 @@ def test_fenced_handshake_loses_nothing(prefix: str) -> None:
 def test_litmus_detects_a_missing_fence(prefix: str) -> None:
     """Release and acquire alone lose wake-ups, and this test can see it."""
     deadline = time.monotonic() + DEADLINE_S
-    while not lost_wake_ups(prefix, 200_000, fenced=False):
+    while not lost_wake_ups(prefix, 20_000, fenced=False):
         assert time.monotonic() < deadline, "no loss without the fence: the litmus test is blind"
 
 
 def test_sleepers_wake_each_other(prefix: str) -> None:
     """Doorbells, compiled or not: every hand-off arrives."""
-    hand_off(prefix, 50_000 if FENCED else 10_000, DEADLINE_S)
+    hand_off(prefix, 20_000 if FENCED else 5_000, DEADLINE_S)
 
 
 @compiled_only
