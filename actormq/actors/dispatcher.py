@@ -11,7 +11,6 @@ could take back.
 
 from __future__ import annotations
 
-import errno
 import struct
 from typing import ClassVar, Final
 
@@ -31,7 +30,7 @@ from actormq.store import index
 from actormq.store.commit_log import FOLDER, LogReader
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import QueueFiles
-from actormq.store.disk import Disk, RealDisk
+from actormq.store.disk import NO_SPACE, Disk, RealDisk
 from actormq.store.index import IndexWriter
 from actormq.store.queue_bounds import queues_on_disk
 
@@ -41,7 +40,6 @@ FORGET_BYTES: Final = 16 * 1024 * 1024
 """Maps of what is done are given back in pieces of this size: a role needs no memory for the past."""
 NO_SPACE_RETRY_NS: Final = 1_000_000_000
 ROWS_AN_ENTRY_MAX: Final = 4096
-_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _DEAD_ROW: Final = 0xFFFFFFFF
 """Stands for the row of a queue whose topic is gone: its entries are dropped."""
 
@@ -137,7 +135,7 @@ class Dispatcher:
         try:
             grown = self._step(safe, wall_ms)
         except OSError as error:
-            if error.errno not in _NO_SPACE:
+            if error.errno not in NO_SPACE:
                 raise
             self.retry_at_ns = now_ns + NO_SPACE_RETRY_NS
             return None
@@ -285,4 +283,6 @@ class DispatcherActor(ProcessActor):
         return self.state.retry_at_ns
 
     def drained(self) -> bool:
-        return self.state.dispatched == self.positions.get(Position.APPENDED)
+        # On a full disk the rest is left to the next start, which dispatches it again.
+        full = self.state.retry_at_ns is not None
+        return full or self.state.dispatched == self.positions.get(Position.APPENDED)

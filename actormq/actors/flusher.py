@@ -32,7 +32,7 @@ from actormq.store.checkpoint import Checkpoint
 from actormq.store.commit_log import FOLDER, LogFiles, file_name
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import queue_folder, sync_files
-from actormq.store.disk import Disk, RealDisk
+from actormq.store.disk import NO_SPACE, Disk, RealDisk
 from actormq.store.log_flush import LogFlush
 
 QUEUES_TIMESTAMP: Final = RoleCell.COUNTER_0
@@ -381,8 +381,17 @@ class FlusherActor(ProcessActor):
         if not self.state.clean:
             return False
         if all(self._is_gone(role) for role in ("writer", "dispatcher")):
-            self.state.leave(self.positions.get(Position.CLEANED))
+            self._leave()
         return True
+
+    def _leave(self) -> None:
+        """Mark the store as left clean; where there is no room for the mark, it stays marked as not."""
+        try:
+            self.state.leave(self.positions.get(Position.CLEANED))
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self.log.error("no room for the mark of a clean stop: %s", error)
 
     def _is_gone(self, role: str) -> bool:
         state = self.positions.role(slot_of(role), RoleCell.STATE)

@@ -24,6 +24,8 @@ _BLOCK_BYTES: Final = 4096
 _BUFFERS_PER_CALL: Final = 1024
 """IOV_MAX on Linux."""
 _ZEROS: Final = bytes(1024 * 1024)
+NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+"""The numbers of an OSError that says that the disk is full: trouble that passes, nothing is lost."""
 
 
 class Disk(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -66,38 +67,48 @@ def find_bounds(
         return Bounds(first_file_entry=0, min=0, max=0, log_end=0, sound=True)
     # Only the newest files without a gap count.
     run = list(takewhile(lambda base: base in bases, range(bases[-1], -1, -files.file_bytes)))
-    view = _View(files, topic, queue_id)
     first = run[-1] // ENTRY_BYTES
     end = (run[0] + files.file_bytes) // ENTRY_BYTES
-    high = first_at_or_after(first, end, 1, lambda entry: 0 if view.is_before(entry, bound) else 1)
-    low = first_at_or_after(first, high, 1, lambda entry: 1 if view.points_to_log(entry, log_min) else 0)
     log_end, sound = 0, len(run) == len(bases)
-    if low < high:
-        log_offset, size, _ = view.entry(high - 1)
-        log_end = log_offset + size
-        sound = sound and _is_borne_out(reader, topic, queue_id, high - 1, log_offset, size)
+    with closing(_Entries(files, topic, queue_id)) as entries:
+        high = first_at_or_after(first, end, 1, lambda entry: 0 if entries.is_before(entry, bound) else 1)
+        low = first_at_or_after(
+            first, high, 1, lambda entry: 1 if entries.points_to_log(entry, log_min) else 0
+        )
+        if low < high:
+            log_offset, size, _ = entries.entry(high - 1)
+            log_end = log_offset + size
+            sound = sound and _is_borne_out(reader, topic, queue_id, high - 1, log_offset, size)
     return Bounds(first_file_entry=first, min=low, max=high, log_end=log_end, sound=sound)
 
 
-class _View:
-    """The entries of one queue, by number, over the map of one file at a time."""
+class _Entries:
+    """The entries of one queue, by number, one file at a time.
+
+    Read by descriptor: the files are sparse, and to read a hole through a map takes a page of the file
+    system on tmpfs: on a full one SIGBUS.
+    """
 
     def __init__(self, files: QueueFiles, topic: str, queue_id: int) -> None:
         self._files = files
         self._folder = queue_folder(files.root, topic, queue_id)
         self._base = -1
-        self._map = memoryview(b"")
+        self._fd = -1
 
     def entry(self, number: int) -> tuple[int, int, int]:
         at = number * ENTRY_BYTES % self._files.file_bytes
         base = number * ENTRY_BYTES - at
         if base != self._base:
-            fd = self._files.disk.open(self._folder / file_name(base), write=False)
-            self._map = self._files.disk.map_read(fd, self._files.file_bytes)
+            self.close()
+            self._fd = self._files.disk.open(self._folder / file_name(base), write=False)
             self._base = base
-            self._files.disk.close(fd)
-        log_offset, size, code = ENTRY.unpack_from(self._map, at)
+        log_offset, size, code = ENTRY.unpack(self._files.disk.pread(self._fd, ENTRY_BYTES, at))
         return log_offset, size, code
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._files.disk.close(self._fd)
+            self._fd = -1
 
     def is_before(self, number: int, bound: int) -> bool:
         """Say whether the entry is a filler, or points at a record that ends at or before `bound`."""
