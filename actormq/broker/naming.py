@@ -35,6 +35,8 @@ ORDER_NAMESPACE: Final = "ORDER_TOPIC_CONFIG"
 VERSION_STANDARD_JSON: Final = 401
 """4.9.4: from here on clients read quoted map keys; the Go client (317) needs them bare."""
 KV_ENTRIES_MAX: Final = 100_000
+BODY_BYTES_MAX: Final = 1024 * 1024
+"""Of any request but a broker's registration: to read more takes seconds, and everybody waits."""
 UNIT: Final = 1
 UNIT_SUBSCRIBED: Final = 2
 
@@ -97,6 +99,10 @@ class NameService:
             return RemotingCommand.response_to(command, code, remark)
         try:
             headers.check(command.code, command.fields)
+            if len(command.body) > BODY_BYTES_MAX and command.code != RequestCode.REGISTER_BROKER:
+                raise RequestError(
+                    ResponseCode.SYSTEM_ERROR, f"a body of {len(command.body)} bytes is too large"
+                )
             return serve(request)
         except PeerError as error:
             return RemotingCommand.response_to(command, error.response_code, error.remark)

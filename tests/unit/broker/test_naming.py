@@ -71,6 +71,14 @@ def test_an_unknown_code_is_refused_as_rocketmq_does() -> None:
     assert (answer.code, answer.remark) == (3, " request type 9999 not supported")
 
 
+def test_only_a_registration_may_have_a_large_body(caller: Caller) -> None:
+    """Everybody waits while one is read."""
+    answer = caller.ask(322, bytes((1 << 20) + 1), **WHO)
+    assert answer.code == 1
+    assert "too large" in (answer.remark or "")
+    assert caller.register(BODY.ljust((1 << 20) + 1)).code == 0
+
+
 def test_a_missing_field_is_named(caller: Caller) -> None:
     """A required field that is not there is answered with its name."""
     answer = caller.ask(105)
