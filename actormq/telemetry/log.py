@@ -36,10 +36,17 @@ class LineFormatter(logging.Formatter):
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         fields = "".join(f" {key}={value}" for key, value in vars(record).items() if key not in _PLAIN)
         head = f"{stamp}.{int(record.msecs):03d} {record.levelname} {self._who} "
-        lines = [record.getMessage() + fields]
+        lines = [_printable(record.getMessage() + fields)]
         if record.exc_info:
             lines += self.formatException(record.exc_info).splitlines()
         return "\n".join(head + line for line in lines)
+
+
+def _printable(text: str) -> str:
+    """Return `text` as one line: peers choose names, and must not choose lines of our log."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class PipeHandler(logging.Handler):

@@ -39,6 +39,14 @@ def test_line_says_when_who_what_and_fields(pipe: tuple[int, int]) -> None:
     assert re.fullmatch(expected + r" log_offset=1024 file=x\n", line)
 
 
+def test_what_a_peer_says_stays_in_one_line(pipe: tuple[int, int]) -> None:
+    """Neither a line of its own nor a command for the terminal that shows it."""
+    reader, writer = pipe
+    logger_on(writer).info("broker %s gone", "a\nb\x1b[2J", extra={"cluster": "c\r\u2028d ü"})
+    (line,) = os.read(reader, 9999).decode().splitlines()
+    assert line.endswith(r"broker a\nb\x1b[2J gone cluster=c\r\u2028d ü")
+
+
 def test_traceback_is_lines_of_the_same_role(pipe: tuple[int, int]) -> None:
     """Each line of it names the role, so that two roles' tracebacks can be told apart."""
     reader, writer = pipe
