@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from actormq.client import requests
 from actormq.client.procedures import Address, Ask, Procedure
@@ -20,6 +20,10 @@ from actormq.errors import BrokerUnknown, ClientError, NameServerUnavailable, Re
 from actormq.message import TEMPLATE_TOPIC
 
 
+def _nothing() -> None:
+    pass
+
+
 class Directory:
     """What a client knows of the world, and how it asks for more.
 
@@ -33,6 +37,8 @@ class Directory:
         self._allows_zmq = allows_zmq
         self._timeout_ms = timeout_ms
         self._doors: dict[str, Address] = {}
+        self.on_changed: Callable[[], None] = _nothing
+        """Called when routes have changed; by the thread that asked."""
 
     # -- routes
 
@@ -60,7 +66,13 @@ class Directory:
         Raises:
             RouteNotFound, NameServerUnavailable, RequestRefused, PeerError.
         """
-        return self.table.update(topic, await self._ask_name_servers(topic))
+        return self._learn(topic, await self._ask_name_servers(topic))
+
+    def _learn(self, topic: str, route: TopicRoute) -> bool:
+        has_changed = self.table.update(topic, route)
+        if has_changed:
+            self.on_changed()
+        return has_changed
 
     async def publish_queues(self, topic: str, queues_wanted: int) -> tuple[MessageQueue, ...]:
         """Return the queues to send to, asking when unknown; a new topic gets the template's brokers.
@@ -86,7 +98,7 @@ class Directory:
             raise RouteNotFound(
                 f"topic {topic} does not exist and brokers do not create topics on demand: create it first"
             ) from None
-        self.table.update(topic, borrowed_from_template(template, queues_wanted))
+        self._learn(topic, borrowed_from_template(template, queues_wanted))
 
     # -- brokers
 

@@ -84,6 +84,9 @@ class Session:
         self.directory = Directory(
             endpoint.name_servers, allows_zmq=endpoint.allows_zmq, timeout_ms=self.settings.request_timeout_ms
         )
+        # A producer, too, is a member of the brokers that it has just learnt of: over ZeroMQ a client that is
+        # silent while it waits for an answer would be forgotten, and its answer with it.
+        self.directory.on_changed = lambda: loop.call_soon(self._keep_hearts)
         self._incarnation = self.random.getrandbits(32)
         self._link_numbers = count(1)
         self.network = Network(loop, self, self.clock, self.settings, self._identity)

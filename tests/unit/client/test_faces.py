@@ -262,6 +262,15 @@ def test_a_producer_must_be_started(server: FakeServer, url: str) -> None:
         Producer(url).send("orders", b"x")
 
 
+def test_a_producer_introduces_itself_at_once_and_keeps_its_lease(server: FakeServer) -> None:
+    """A native broker forgets who is silent for 5 s, and with him the answers that he waits for."""
+    with Producer(f"zmq://{server.zmq}") as producer:
+        producer.send("orders", b"x")
+        began = time.monotonic()
+        wait_until(lambda: server.cluster.count(RequestCode.HEART_BEAT) >= 2)
+        assert time.monotonic() - began < 20, "not only with the routes' refresh, after 30 s"
+
+
 def test_a_mistake_in_the_clients_thread_leaves_nobody_waiting(server: FakeServer, url: str) -> None:
     """The thread ends with a traceback in the log; what waits is told, later calls are refused."""
     settings = ProducerSettings(batch=BatchLimits(linger_ms=60_000))
