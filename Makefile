@@ -66,8 +66,12 @@ soak: venv ## run the long tests
 loadtest: venv ## compare with RocketMQ and other brokers
 	$(BIN)/python -m loadtest.bench --only official native-produce native-consume $(BENCH_ARGS)
 
-docs: venv ## build the documentation
-	$(BIN)/python -m sphinx -q docs build/docs
+$(VENV)/.docs: pyproject.toml | venv
+	PYTHONWARNINGS=ignore ACTORMQ_PURE=1 $(BIN)/python -m pip install -q --no-build-isolation -e '.[docs]'
+	@touch $@
+
+docs: venv $(VENV)/.docs ## build the documentation as pages in build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 
 clean: ## remove what was built, but .venv
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
