@@ -13,8 +13,6 @@ which things happened to it; `[time, kind, …]`, time from the machine's monoto
     [t, "recv", group, queue, offset, id, digest]
     [t, "commit", group, queue, offset]       a committed offset that was seen
     [t, "end", queue, offset]                 the queue's end after a restart of the broker
-    [t, "restart"]                            the whole broker died and is back: committed offsets may be
-                                              those that it had saved last
     [t, "expect", group]                      this group has been given time to receive everything
     [t, "note", what, …]                      not judged: for whoever reads the history otherwise
 
@@ -86,9 +84,6 @@ class History:
 
     def end(self, queue: str, offset: int) -> None:
         self.add("end", queue, offset)
-
-    def restart(self) -> None:
-        self.add("restart")
 
     def expect(self, group: str) -> None:
         self.add("expect", group)
@@ -203,7 +198,6 @@ class Checker:
             "recv": self._recv,
             "commit": self._commit,
             "end": self._end,
-            "restart": self._restart,
             "expect": self._expect,
             "note": self._note,
         }
@@ -350,9 +344,6 @@ class Checker:
         if highest and highest[-1] >= offset:
             times.clear()
             highest.clear()
-
-    def _restart(self, at: int, who: int) -> None:
-        self._committed.clear()
 
     def _expect(self, at: int, who: int, group: str) -> None:
         self._expected[group] = None

@@ -207,13 +207,6 @@ def test_a_delayed_message_may_be_delivered_twice_but_not_be_lost() -> None:
     assert Checker().run([producer, consumer]).violations["phantom"] == 1
 
 
-def test_offsets_may_go_back_with_the_whole_broker_only() -> None:
-    seen: list[Event] = [[1, "commit", "g", "q", 7], [2, "restart"], [3, "commit", "g", "q", 5]]
-    assert Checker().run([seen]).clean
-    seen.append([4, "commit", "g", "q", 4])
-    assert Checker().run([seen]).violations == {"offset back": 1}
-
-
 def test_receiving_again_can_be_forbidden() -> None:
     assert judge(good(), again_allowed=False).violations["again"] == 2
 
@@ -253,7 +246,6 @@ def test_histories_are_files_that_a_kill_may_cut(
     history.send("b", "d", delayed=True)
     history.ack("b", None, 0)
     history.note("reconnected", 3)
-    history.restart()
     history.receive("g", "q", 0, "a", "d")
     history.commit("g", "q", 1)
     history.session("g")

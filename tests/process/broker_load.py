@@ -26,7 +26,7 @@ import psutil
 from actormq_process import Dev, start_dev
 from faults import checker
 from process.load_client import queue_name
-from process.load_story import Fault, Result, Story, cost_of, pause_ms
+from process.load_story import Fault, Look, Result, Story, cost_of
 
 from actormq.wire.command import RemotingCommand
 from actormq.wire.frame import decode, encode
@@ -46,6 +46,7 @@ CONSUMERS_EACH = 2
 PATIENCE_S = 60.0
 ANSWER_S = 5.0
 OFFSETS_EVERY_S = 0.25
+CANARY_EVERY_NS = 50_000_000
 QUERY_OFFSET = 14
 CREATE_TOPIC = 17
 MAX_OFFSET = 30
@@ -128,6 +129,33 @@ class OffsetWatcher:
                     self._history.commit(group, queue_name(queue), int(answer.fields["offset"]))
 
 
+class Canary:
+    """Sees how slow the machine itself is: a gap that it shares is not the broker's."""
+
+    def __init__(self, path: Path) -> None:
+        self.looks: list[Look] = []
+        self._path = path
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join(PATIENCE_S)
+
+    def _run(self) -> None:
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT)
+        due_ns = time.monotonic_ns()
+        while not self._over.wait(max(0, due_ns - time.monotonic_ns()) / 1e9):
+            began_ns = time.monotonic_ns()
+            os.pwrite(fd, b"%20d" % began_ns, 0)
+            os.fdatasync(fd)
+            ended_ns = time.monotonic_ns()
+            self.looks.append(Look(began_ns, ended_ns, began_ns - due_ns))
+            due_ns = ended_ns + CANARY_EVERY_NS
+        os.close(fd)
+
+
 @dataclass
 class Load:
     """Everything that runs in one test, and the history files it leaves."""
@@ -140,8 +168,9 @@ class Load:
     producers: list[subprocess.Popen[str]] = field(default_factory=list)
     histories: list[Path] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
-    began_ns: int = 0
+    ended_ns: int = 0
     watcher: OffsetWatcher | None = None
+    canary: Canary | None = None
 
     # -- clients
 
@@ -175,9 +204,9 @@ class Load:
             assert process.stdout
             assert process.stdout.readline().strip() == "running"
         self.watcher = OffsetWatcher(self, self._new_history())
+        self.canary = Canary(self.folder / "canary")
         await_true("fair shares of all queues", self._is_shared)
         self.await_flow(time.monotonic_ns())
-        self.began_ns = time.monotonic_ns()
 
     def _is_shared(self) -> bool:
         self.story.read()
@@ -219,7 +248,14 @@ class Load:
         fault.back_ns = time.monotonic_ns()
 
     def kill_supervisor(self) -> None:
-        """Kill the supervisor and return when everybody is gone; `restart` comes next."""
+        """Kill the supervisor and return when everybody is gone; `restart` comes next.
+
+        As with RocketMQ, offsets then begin anew from what was saved last, and locks are gone: they are not
+        judged from here on.
+        """
+        assert self.watcher is not None
+        self.watcher.stop()
+        self.watcher = None
         family = processes_of(self.dev)
         self.faults.append(Fault("kill", "supervisor", time.monotonic_ns()))
         os.kill(self.dev.process.pid, signal.SIGKILL)
@@ -265,7 +301,6 @@ class Load:
     def _note_restart(self) -> None:
         """Note every queue's end: nobody may have received more."""
         history = checker.History(self._new_history())
-        history.restart()
         for queue in range(QUEUES):
             answer = call(self.dev.broker, MAX_OFFSET, {"topic": TOPIC, "queueId": str(queue)})
             history.end(queue_name(queue), int(answer.fields["offset"]))
@@ -275,6 +310,7 @@ class Load:
 
     def finish(self) -> checker.Verdict:
         """Stop the producers, let every group catch up, stop the consumers, and judge."""
+        self.ended_ns = time.monotonic_ns()
         for process in self.producers:
             process.send_signal(signal.SIGTERM)
         for process in self.producers:
@@ -287,8 +323,9 @@ class Load:
                 process.send_signal(signal.SIGTERM)
         for process in self.clients:
             process.wait(PATIENCE_S)
-        if self.watcher is not None:
-            self.watcher.stop()
+        for helper in (self.watcher, self.canary):
+            if helper is not None:
+                helper.stop()
         self.story.read()
         history = checker.History(self._new_history())
         for group in GROUPS:
@@ -302,14 +339,12 @@ class Load:
 
     def result(self, name: str, verdict: checker.Verdict) -> Result:
         """Return what this run is to the table."""
-        ends = [*(fault.at_ns for fault in self.faults[1:]), time.monotonic_ns()]
-        first = self.faults[0].at_ns
-        quiet = [pause_ms(times, self.began_ns, first) for times in self.story.acks.values()]
+        ends = [*(fault.at_ns for fault in self.faults[1:]), self.ended_ns]
+        looks = self.canary.looks if self.canary is not None else []
         return Result(
             name,
             verdict,
-            [cost_of(self.story, fault, end) for fault, end in zip(self.faults, ends, strict=True)],
-            max(quiet, default=0.0),
+            [cost_of(self.story, fault, end, looks) for fault, end in zip(self.faults, ends, strict=True)],
             round(os.getloadavg()[0], 1),
             self.story.logged,
         )

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from faults.checker import History
+from process.load_story import DELAYED
 
 from actormq.client import (
     Consumer,
@@ -124,7 +125,7 @@ def produce(url: str, topic: str, history: History, keys: list[str], stop: threa
     with Producer(url, group="load", settings=settings) as producer:
         load = Load(producer, topic, history, stop)
         threads = [threading.Thread(target=load.one_key, args=(key,)) for key in keys]
-        threads.append(threading.Thread(target=load.delayed, args=(f"delayed-{keys[0]}",)))
+        threads.append(threading.Thread(target=load.delayed, args=(f"{DELAYED}-{keys[0]}",)))
         for thread in threads:
             thread.start()
         print("running", flush=True)

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 import orjson
 from faults.checker import Verdict
 
+DELAYED = "delayed"
+"""What the names of delayed messages begin with: they have no key."""
+
 
 class Move(NamedTuple):
     """A queue changed hands."""
@@ -25,6 +28,15 @@ class Move(NamedTuple):
     group: str
     queue: str
     who: Path
+
+
+class Look(NamedTuple):
+    """How the machine is, apart from the broker: one small synced write."""
+
+    began_ns: int
+    ended_ns: int
+    late_ns: int
+    """How much later than wanted it began."""
 
 
 @dataclass(slots=True)
@@ -55,8 +67,6 @@ class Story:
         self.connected: list[int] = []
         self.failed: list[tuple[int, str]] = []
         self.logged: Counter[str] = Counter()
-        self._keys: dict[str, str] = {}
-        """The key of each message that has one."""
 
     def follow(self, path: Path) -> None:
         """Read this file, too, from now on."""
@@ -76,19 +86,16 @@ class Story:
                 self._take(path, at_ns, kind, fields)
 
     def _take(self, path: Path, at_ns: int, kind: str, fields: list[Any]) -> None:
-        if kind == "send":
-            if fields[1] is not None:
-                self._keys[fields[0]] = fields[1]
-        elif kind == "ack":
-            self.acknowledged.add(fields[0])
-            key = self._keys.get(fields[0])
-            if key is not None:
-                self.acks[key].append(at_ns)
+        if kind == "ack":
+            message, queue, _ = fields
+            self.acknowledged.add(message)
+            if queue is not None:
+                self.acks[key_of(message)].append(at_ns)
         elif kind == "recv":
             group, message = fields[0], fields[3]
             self.received[group].add(message)
-            if message in self._keys:
-                self.received_at[group, self._keys[message]].append(at_ns)
+            if not message.startswith(DELAYED):
+                self.received_at[group, key_of(message)].append(at_ns)
         elif kind == "note":
             self._take_note(path, at_ns, fields[0], fields[1:])
 
@@ -123,6 +130,11 @@ class Story:
         return sorted(Counter(path for holders in held for path in holders).values())
 
 
+def key_of(message: str) -> str:
+    """Return the key that a message's name begins with."""
+    return message.rpartition("-")[0]
+
+
 def _after(times: list[int], at_ns: int) -> int:
     return len(times) - bisect_right(times, at_ns)
 
@@ -135,6 +147,13 @@ def pause_ms(times: list[int], from_ns: int, to_ns: int) -> float:
     inside = times[max(0, bisect_right(times, from_ns) - 1) :]
     waits = [after - max(before, from_ns) for before, after in pairwise(inside) if before < to_ns]
     return max(waits, default=0) / 1e6
+
+
+def stall_ms(looks: list[Look], from_ns: int, to_ns: int) -> tuple[float, float]:
+    """Return how long the disk and the processor let the test itself wait at most in a span."""
+    inside = [look for look in looks if look.began_ns < to_ns and look.ended_ns > from_ns]
+    disk = max((look.ended_ns - look.began_ns for look in inside), default=0) / 1e6
+    return disk, max((look.late_ns for look in inside), default=0) / 1e6
 
 
 def next_ms(times: list[int], from_ns: int) -> float:
@@ -162,12 +181,17 @@ class Cost:
     """Queues that changed hands."""
     failed: int
     """Sends that were refused or whose outcome stayed unknown."""
+    disk_ms: float
+    """The longest small synced write of the test itself meanwhile: what the machine, not the broker, did."""
+    late_ms: float
+    """The longest that the test itself waited for a processor."""
 
 
-def cost_of(story: Story, fault: Fault, until_ns: int) -> Cost:
+def cost_of(story: Story, fault: Fault, until_ns: int, looks: list[Look]) -> Cost:
     """Measure one fault; what happens until the next one belongs to it."""
     begin = fault.at_ns
     acks, deliveries = story.acks.values(), story.received_at.values()
+    disk_ms, late_ms = stall_ms(looks, begin, until_ns)
     return Cost(
         role=fault.role,
         kind=fault.kind,
@@ -178,6 +202,8 @@ def cost_of(story: Story, fault: Fault, until_ns: int) -> Cost:
         reconnects=sum(begin <= at < until_ns for at in story.connected),
         moves=sum(begin <= move.at_ns < until_ns and move.what == "taken" for move in story.moves),
         failed=sum(begin <= at < until_ns for at, _ in story.failed),
+        disk_ms=disk_ms,
+        late_ms=late_ms,
     )
 
 
@@ -188,8 +214,6 @@ class Result:
     name: str
     verdict: Verdict
     costs: list[Cost]
-    quiet_ms: float
-    """The longest wait of a producer thread before the first fault: what this machine does by itself."""
     load_average: float
     logged: Counter[str] = field(default_factory=Counter)
 
@@ -209,7 +233,6 @@ class Result:
                 "sent": self.verdict.sent,
                 "acknowledged": self.verdict.acknowledged,
                 "redelivered": self.verdict.redelivered,
-                "quiet_ms": round(self.quiet_ms),
                 "load_average": self.load_average,
                 "faults": [
                     {name: round(value) if isinstance(value, float) else value for name, value in each}
@@ -221,7 +244,7 @@ class Result:
 
 COLUMNS = (
     "run", "faults", "verdict", "acknowledged", "again", "pause max", "pause median", "delivery max",
-    "back max", "quiet", "reconnects", "moves", "failed", "load",
+    "back max", "reconnects", "moves", "failed", "disk max", "late max", "load",
 )  # fmt: skip
 
 
@@ -250,9 +273,10 @@ def _row(result: Result) -> tuple[str, ...]:
         f"{result.median('ack_pause_ms'):.0f}",
         f"{result.worst('delivery_pause_ms'):.0f}",
         f"{result.worst('back_ms'):.0f}",
-        f"{result.quiet_ms:.0f}",
         str(sum(cost.reconnects for cost in costs)),
         str(sum(cost.moves for cost in costs)),
         str(sum(cost.failed for cost in costs)),
+        f"{result.worst('disk_ms'):.0f}",
+        f"{result.worst('late_ms'):.0f}",
         f"{result.load_average:.1f}",
     )

@@ -60,10 +60,10 @@ def kill_at_random(load: Load, role: str) -> None:
     """Kill a role again and again; each time all is well before the next."""
     chance = random.Random(role)
     for _ in range(KILLS):
-        load.await_flow(load.began_ns, chance.randrange(1, 40))  # so that the moment is a random one
+        # Some messages more, so that the moment is a random one.
+        load.await_flow(time.monotonic_ns(), chance.randrange(1, 40))
         load.kill(role)
         load.await_flow(load.faults[-1].at_ns)
-        load.began_ns = load.faults[-1].back_ns
     incarnations = load.incarnations()
     assert incarnations.pop(role) == KILLS + 1
     assert set(incarnations.values()) == {1}, f"others died, too: {incarnations}"
