@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ GROUPS = ("first", "second")
 PRODUCERS = 2
 KEYS_EACH = 4
 CONSUMERS_EACH = 2
+LOG_LINE = re.compile(r"(?P<at>\S+ \S+) \w+ supervisor\S* (?P<role>\S+) (?P<what>was killed by|runs again)")
 PATIENCE_S = 60.0
 ANSWER_S = 5.0
 OFFSETS_EVERY_S = 0.25
@@ -51,6 +54,12 @@ QUERY_OFFSET = 14
 CREATE_TOPIC = 17
 MAX_OFFSET = 30
 GET_ROLES = 300_001
+
+
+def _monotonic_ns(wall: str) -> int:
+    """Return the time of a log line on the histories' clock."""
+    at = datetime.fromisoformat(wall).timestamp()
+    return int((at - time.time() + time.monotonic()) * 1e9)
 
 
 def await_true(what: str, condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
@@ -248,19 +257,25 @@ class Load:
         fault.back_ns = time.monotonic_ns()
 
     def kill_supervisor(self) -> None:
-        """Kill the supervisor and return when everybody is gone; `restart` comes next.
-
-        As with RocketMQ, offsets then begin anew from what was saved last, and locks are gone: they are not
-        judged from here on.
-        """
-        assert self.watcher is not None
-        self.watcher.stop()
-        self.watcher = None
+        """Kill the supervisor and return when everybody is gone; `restart` comes next."""
+        self._end_watch()
         family = processes_of(self.dev)
         self.faults.append(Fault("kill", "supervisor", time.monotonic_ns()))
         os.kill(self.dev.process.pid, signal.SIGKILL)
         await_true("every process is gone", lambda: not any(map(runs, family)), seconds=1.0)
         self.dev.process.wait()
+
+    def end_broker(self) -> int:
+        """Ask the broker to stop, under load, and return its exit status; `restart` comes next."""
+        self._end_watch()
+        self.faults.append(Fault("end", "supervisor", time.monotonic_ns()))
+        return self.dev.stop()
+
+    def _end_watch(self) -> None:
+        """A new broker has the offsets that were saved last, and no locks (nor has RocketMQ): not judged."""
+        if self.watcher is not None:
+            self.watcher.stop()
+        self.watcher = None
 
     def hold(self, role: str, seconds: float) -> None:
         """Stop a role for some time; it must be the same process afterwards."""
@@ -284,6 +299,21 @@ class Load:
             return bool(row.get("incarnation", 0) >= incarnation and row["state"] != "STARTING")
 
         await_true(f"incarnation {incarnation} of {role}", replaced)
+
+    def note_deaths(self) -> None:
+        """Take the faults from the broker's log: when who died, and when his successor ran."""
+        died: dict[str, Fault] = {}
+        for line in self.dev.errors:
+            found = LOG_LINE.match(line)
+            if found is None:
+                continue
+            at_ns = _monotonic_ns(found["at"])
+            if found["what"].startswith("was killed"):
+                died[found["role"]] = Fault("point", found["role"], at_ns)
+            elif found["role"] in died:
+                fault = died.pop(found["role"])
+                fault.back_ns = at_ns
+                self.faults.append(fault)
 
     def incarnations(self) -> dict[str, int]:
         """Return how often each role has begun."""

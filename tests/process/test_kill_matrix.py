@@ -85,6 +85,18 @@ def test_a_role_may_die_again_and_again(role: str, flush: str, record: Record) -
             assert not result.worst("moves"), load.story.moves
 
 
+@pytest.mark.parametrize("flush", ["async", "sync"])
+def test_the_supervisor_may_die_again_and_again(flush: str, record: Record) -> None:
+    """Everybody goes with it; each next start has all that was acknowledged."""
+    with broker_under_load(flush=flush) as load:
+        for _ in range(KILLS):
+            load.await_flow(time.monotonic_ns(), random.Random(flush).randrange(1, 40))
+            load.kill_supervisor()
+            load.restart()
+            load.await_flow(load.faults[-1].back_ns)
+        record(load, f"supervisor {flush}")
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_that_sleeps_is_waited_for(role: str, record: Record) -> None:
     """SIGSTOP for 10 s: nothing is lost, and nobody is replaced before its death."""
@@ -119,10 +131,8 @@ SPECIAL = {
     "writer.recovered", "flusher.marked-clean", "dispatcher.queue-removed", "coordinator.rows-opened",
 }  # fmt: skip
 """Reached by what a test of its own does."""
-SELDOM = re.compile(
-    r"cleaner\.|scheduler\.|coordinator\.|writer\.blank|flusher\.(queue|index|checkpoint)|.*holder"
-)
-"""Reached a few times a second, or less often."""
+SELDOM = re.compile(r"cleaner\.|coordinator\.offsets|writer\.blank|flusher\.(?!log)|.*holder")
+"""Reached every few seconds; without sync flush so are all points of the flusher."""
 ARMED_ROLES = ("writer", "flusher", "dispatcher", "coordinator", "scheduler", "cleaner", "gateway")
 POINTS = [name for role in ARMED_ROLES for name in points(role) if name not in SPECIAL]
 
@@ -133,12 +143,23 @@ def roles_of(point: str) -> list[str]:
     return [f"gateway-{number}" for number in range(GATEWAYS)] if role == "gateway" else [role]
 
 
+def hits_of(point: str, flush: str) -> int:
+    """Return how often a point is passed before the death there: under way, not in the first moment."""
+    role = point.partition(".")[0]
+    if SELDOM.match(point) or (flush == "async" and role == "flusher"):
+        span = (1, 4)
+    else:
+        span = {"coordinator": (30, 80), "scheduler": (3, 12)}.get(role, (50, 300))
+    return random.Random(point).randrange(*span)
+
+
 def die_at(point: str, flush: str, record: Record, env: dict[str, str]) -> None:
-    hits = random.Random(point).randrange(*((1, 4) if SELDOM.match(point) else (50, 300)))
+    hits = hits_of(point, flush)
     with broker_under_load(flush=flush, env={**env, "ACTORMQ_FAULT": f"{point}:{hits}"}) as load:
         for role in roles_of(point):
             load.await_incarnation(role, 2)
         load.await_flow(time.monotonic_ns())
+        load.note_deaths()
         record(load, f"{point}:{hits} {flush}")
 
 
@@ -160,7 +181,29 @@ def test_death_of_a_writer_that_recovers_from_a_death(record: Record) -> None:
     with broker_under_load(env={"ACTORMQ_FAULT": armed}) as load:
         load.await_incarnation("writer", 3)
         load.await_flow(time.monotonic_ns())
+        load.note_deaths()
         record(load, armed)
+
+
+def test_death_of_the_flusher_at_the_end_of_a_clean_stop(record: Record) -> None:
+    """It had marked the store as clean, and so it is."""
+    with broker_under_load(env={"ACTORMQ_FAULT": "flusher.marked-clean"}) as load:
+        assert load.end_broker() != 0
+        load.restart()
+        load.await_flow(load.faults[-1].back_ns)
+        record(load, "flusher.marked-clean")
+
+
+def test_death_of_recovery_at_each_point(record: Record) -> None:
+    """Each is a failed start and nothing else; the next recovery begins from there, clients still call."""
+    with broker_under_load() as load:
+        load.kill_supervisor()
+        for point in points("recovery"):
+            with pytest.raises(AssertionError, match="not ready"):
+                load.restart({"ACTORMQ_FAULT": point})
+        load.restart()
+        load.await_flow(load.faults[-1].back_ns)
+        record(load, "recovery.*")
 
 
 def topic_request(code: int, topic: str) -> tuple[int, dict[str, str]]:
@@ -183,4 +226,5 @@ def test_death_while_topics_come_and_go(point: str, record: Record) -> None:
             for code in (CREATE_TOPIC, DELETE_TOPIC):
                 assert call(load.dev.broker, *topic_request(code, other)).code == 0
         load.await_flow(time.monotonic_ns())
+        load.note_deaths()
         record(load, point)
