@@ -288,7 +288,9 @@ class BrokerConfig:
     def __post_init__(self) -> None:
         _check_name(self, "name")
         _check_name(self, "cluster")
-        _check_bounds(self, broker_id=(0, 1_000_000), permission=(0, 7))
+        _check_bounds(self, permission=(0, 7))
+        if self.broker_id != 0:
+            raise BadValue("broker_id", "must be 0: a broker that is a slave is not there yet")
         for address in self.namesrv_addrs:
             if not _is_address(address):
                 raise BadValue("namesrv_addrs", f"must be HOST:PORT each, and {address!r} is not")

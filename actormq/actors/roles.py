@@ -183,7 +183,7 @@ def broker_roles(config: BrokerConfig) -> list[RoleSpec]:
 def settle(config: BrokerConfig, addresses: dict[str, tuple[str, int]]) -> BrokerConfig:
     """Return `config` with the ports that were really taken, as every role is told them.
 
-    An entry of `namesrv_addrs` with port 0, or none at all, stands for the embedded name server.
+    An entry of `namesrv_addrs` with port 0 stands for the embedded name server, which is always among them.
     """
     taken = {key: port for key, (_, port) in addresses.items()}
     gateway = replace(
@@ -202,4 +202,5 @@ def settle(config: BrokerConfig, addresses: dict[str, tuple[str, int]]) -> Broke
     )
     ours = f"{config.namesrv.host}:{namesrv.port}"
     others = tuple(ours if address.endswith(":0") else address for address in config.namesrv_addrs)
-    return replace(config, namesrv=namesrv, namesrv_addrs=others or (ours,))
+    addresses_of_all = others if ours in others else (*others, ours)
+    return replace(config, namesrv=namesrv, namesrv_addrs=addresses_of_all)

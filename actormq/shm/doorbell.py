@@ -21,7 +21,7 @@ from actormq.kernels.rings import FENCED
 from actormq.shm.positions import Positions, RoleCell, cell_index
 
 ALWAYS_RINGS: Final = not FENCED
-"""Uncompiled: poll with a limit of 1 ms while work is outstanding, too."""
+"""Uncompiled there is no fence to tell whether the owner sleeps (ADR 0026: its loop looks once more, too)."""
 
 _ONE = (1).to_bytes(8, "little")
 
