@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -26,7 +27,8 @@ from typing import Any, Final
 from loadtest import kafka, rocketmq, servers
 from loadtest.cases import FULL, QUICK, SIZES, Amounts, Case, native_cases, official_cases
 from loadtest.compare import REPEATS_MAX, Figures, Measure, Row, alternate
-from loadtest.machine import CpuUse, machine, project
+from loadtest.machine import CpuUse, machine, project, wait_quiet
+from loadtest.official import Stalled
 from loadtest.results import FOLDER, document, heading, number, table, write
 from loadtest.servers import Server, Start, Unavailable
 
@@ -55,15 +57,28 @@ def starts(flush: str, *, small: bool) -> dict[str, Start]:
     }
 
 
-def measure(
-    case: Case, start: dict[str, Start], skipped: dict[str, str], *, rounds: int, repeats: int, warm: bool
-) -> Row:
-    """Start the sides of a case, run them in turn, end them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often, and how patiently.
 
-    Args:
-        warm: one run of each that does not count, for what compiles itself while it runs (the official
+    Attributes:
+        repeats: of a disturbed run, at most.
+        warm: one run of each side does not count, for what compiles itself while it runs (the official
             programs' runs warm up by themselves).
+        patience_s: how long a run waits for a quiet machine, at most.
     """
+
+    rounds: int
+    repeats: int
+    warm: bool
+    patience_s: float
+
+
+QUICK_PACE: Final = Pace(rounds=1, repeats=0, warm=False, patience_s=0.0)
+
+
+def measure(case: Case, start: dict[str, Start], skipped: dict[str, str], pace: Pace) -> Row:
+    """Start the sides of a case, run them in turn, end them."""
     row = Row(name=case.name, size=case.size, goals=case.goals)
     row.skipped = {side: why for side, why in skipped.items() if side in case.sides}
     with ExitStack() as stack:
@@ -71,16 +86,23 @@ def measure(
         for side, server in running.items():
             client = {"client": case.settings[side]} if side in case.settings else {}
             row.sides[side] = server.about | client
-        measures: dict[str, Measure] = {side: partial(_run, case, server) for side, server in running.items()}
-        if warm and case.group == "native":
+        measures: dict[str, Measure] = {
+            side: partial(_run, case, server, pace.patience_s) for side, server in running.items()
+        }
+        if pace.warm and case.group == "native":
             alternate(measures, 1, 0)
-        row.runs = alternate(measures, rounds, repeats)
+        row.runs = alternate(measures, pace.rounds, pace.repeats)
     return row
 
 
-def _run(case: Case, server: Server) -> tuple[Figures, CpuUse]:
+def _run(case: Case, server: Server, patience_s: float) -> tuple[Figures, CpuUse]:
     os.sync()  # else what the run before left to write back would be measured here
-    figures, cpu = case.measure(server, next(_numbers))
+    wait_quiet(server.pids, patience_s)
+    try:
+        figures, cpu = case.measure(server, next(_numbers))
+    except Stalled as stalled:
+        print(f"{case.name}, {server.kind}: {stalled}; once more", file=sys.stderr, flush=True)
+        figures, cpu = case.measure(server, next(_numbers))
     shown = ", ".join(
         f"{number(figures[goal.figure])} {goal.unit}" for goal in case.goals if goal.figure in figures
     )
@@ -110,6 +132,10 @@ def amounts_of(options: argparse.Namespace) -> Amounts:
     )
 
 
+def pace_of(options: argparse.Namespace) -> Pace:
+    return Pace(rounds=options.rounds, repeats=options.repeats, warm=True, patience_s=options.patience)
+
+
 def run(options: argparse.Namespace) -> int:
     """Measure, print, write down; return the exit code."""
     cases = chosen(options)
@@ -124,11 +150,10 @@ def run(options: argparse.Namespace) -> int:
         skipped |= missing(wanted)
     context = _context(options)
     start = starts(options.flush, small=options.quick)
-    rounds, repeats = (1, 0) if options.quick else (options.rounds, options.repeats)
+    pace = QUICK_PACE if options.quick else pace_of(options)
     rows = []
     for case in cases:
-        row = measure(case, start, skipped, rounds=rounds, repeats=repeats, warm=not options.quick)
-        rows.append(row)
+        rows.append(measure(case, start, skipped, pace))
         # After every case: half an hour's work is not to be lost to its last minute.
         write(options.out, document(context, rows, runs=True))
     if options.summary:
@@ -163,6 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--flush", choices=["async", "sync"], default="async")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=REPEATS_MAX, help="of a disturbed run, at most")
+    parser.add_argument(
+        "--patience", type=float, default=30.0, metavar="S", help="wait so long for a quiet machine"
+    )
     parser.add_argument("--seconds", type=float, default=FULL.seconds, help="of the official programs")
     parser.add_argument("--warm", type=float, default=FULL.warm_s, help="seconds before they are measured")
     parser.add_argument("--produce-seconds", type=float, default=FULL.produce_s)

@@ -101,6 +101,16 @@ class CpuMeter:
         return CpuUse(seconds, servers, clients, others / seconds * 100, stolen / seconds * 100)
 
 
+def wait_quiet(servers: Iterable[int], patience_s: float) -> None:
+    """Return once nobody else works on this machine, or when patience ends."""
+    pids, deadline = list(servers), time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        meter = CpuMeter(pids, [])
+        time.sleep(min(1.0, patience_s))
+        if not meter.stop().is_disturbed:
+            return
+
+
 def tree(pids: Iterable[int]) -> list[psutil.Process]:
     """Return the processes and all that descend from them."""
     found: dict[int, psutil.Process] = {}

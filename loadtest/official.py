@@ -30,6 +30,10 @@ START_S: Final = 30.0
 _NUMBER: Final = r":\s*([\d.]+)"
 
 
+class Stalled(RuntimeError):
+    """A program did not get going: a client that finds its name server too slow once never sends at all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What the programs are to do, and for how long."""
@@ -75,7 +79,8 @@ def measure(server: Server, work: Work, number: int) -> tuple[Figures, CpuUse]:
     """Run the producer, and the consumer beside it where asked for, against a topic of their own.
 
     Raises:
-        RuntimeError: a program does not get going, or messages are lost or changed.
+        Stalled: a program does not get going.
+        RuntimeError: messages are lost or changed.
     """
     topic = f"bench_{work.size}_{work.threads}_{'both' if work.consume else 'prod'}_{number}"
     with Broker(server.broker) as broker, folder("official") as home:
@@ -110,7 +115,7 @@ def _wait_for_messages(broker: Broker, topic: str, home: Path) -> None:
     while broker.readable(topic) == 0:
         if time.monotonic() > deadline:
             output = (home / "producer.out").read_text()[-2_000:]
-            raise RuntimeError(f"the official producer sent nothing in {START_S} s: {output}")
+            raise Stalled(f"the official producer sent nothing in {START_S} s: {output}")
         time.sleep(0.05)
 
 
