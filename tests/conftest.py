@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-MARK = "ACTORMQ_TESTS"
+MARK = "TESTS_OF_ACTORMQ"
 DESCRIPTORS_MAX = 1_000
 """Of the tests' own process: a shell's usual limit is 1,024."""
 PATIENCE_S = 20.0

@@ -82,6 +82,8 @@ class Child:
         self.incarnation = 0
         self.pid = 0
         self.pidfd = -1
+        self.is_orphan = False
+        """Its forkserver is dead: nobody reports how it ends."""
         self.line: Line | None = None
         self.status: int | None = None
         """As of waitpid; None while it is not known."""

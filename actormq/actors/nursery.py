@@ -22,7 +22,9 @@ from actormq.actors.roles import PortSpec
 from actormq.shm.positions import RoleCell, RoleState
 from actormq.shm.ring import Port
 
-_STATUS_WAIT_MS: Final = 50
+_STATUS_WAIT_MS: Final = 2_000
+"""So long the forkserver may take to say how a role ended; it may be importing, on a busy machine."""
+_SHORT_STATUS_WAIT_MS: Final = 50
 _RESET_CELLS: Final = tuple(cell for cell in RoleCell if RoleCell.STATE < cell < RoleCell.COUNTER_0)
 
 
@@ -132,6 +134,7 @@ class Nursery:
             return
         assert child.incarnation == forked.incarnation, (child.incarnation, forked)
         child.pid = forked.pid
+        child.is_orphan = False
         child.phase = Phase.HELD
         if descriptors:
             child.pidfd = descriptors[0]
@@ -143,6 +146,8 @@ class Nursery:
         """It died alone: roles live on, those just being forked are begun again."""
         self._loop.unwatch(self._fork_line.fileno())
         self._forkserver.end()
+        for child in self._children.values():
+            self._orphan(child)
         if not self._keeper.on_forkserver_gone(time.monotonic_ns() - self._forkserver_since_ns):
             return
         self._forkserver = Forkserver(self._preload)
@@ -154,6 +159,14 @@ class Nursery:
                 self._loop.unwatch(child.line.fileno())
                 child.line.close()
                 self._fork(child)
+
+    def _orphan(self, child: Child) -> None:
+        """Its forkserver is gone; what that had to report of it has been read."""
+        child.is_orphan = True
+        if child.alive and child.timer is not None:
+            child.timer.cancel()
+            child.timer = None
+            self._expect_status(child)
 
     # -- handing over
 
@@ -298,7 +311,8 @@ class Nursery:
     def _expect_status(self, child: Child) -> None:
         """It is gone; the forkserver says in a moment how, unless it died itself."""
         if child.timer is None:
-            child.timer = self._loop.call_later_ms(_STATUS_WAIT_MS, lambda: self._gone(child))
+            wait_ms = _SHORT_STATUS_WAIT_MS if child.is_orphan or self._is_through(child) else _STATUS_WAIT_MS
+            child.timer = self._loop.call_later_ms(wait_ms, lambda: self._gone(child))
 
     def _exited(self, exited: control.Exited) -> None:
         for child in self._children.values():
@@ -313,12 +327,16 @@ class Nursery:
             child.timer = None
         if child.status is None and child.pidfd >= 0:
             child.status = _reap(child.pidfd)
-        if child.status is None and self._positions.role(child.slot, RoleCell.STATE) == RoleState.STOPPED:
-            child.status = 0  # nobody could reap it, but it had said that it was through
+        if child.status is None and self._is_through(child):
+            child.status = 0  # nobody could reap it, but it had said so
         phase = child.phase
         self._bury(child)
         child.phase = Phase.NONE
         self._keeper.on_gone(child, phase)
+
+    def _is_through(self, child: Child) -> bool:
+        """Whether it had said that it stops."""
+        return self._positions.role(child.slot, RoleCell.STATE) == RoleState.STOPPED
 
     def _bury(self, child: Child) -> None:
         line = child.line

@@ -347,6 +347,19 @@ def test_dead_incarnations_leave_no_sockets(tmp_path: Path) -> None:
         assert names == {"owner", "holder.4", "writer.1", "flusher.1", "coordinator.1"}
 
 
+def test_forkserver_that_is_busy_is_waited_for(tmp_path: Path) -> None:
+    """It reports late how a role ended: that is not taken for an end that nobody knows of."""
+    with broker(tmp_path).start() as demo:
+        os.kill(demo.forkserver, signal.SIGSTOP)
+        demo.kill("holder")
+        beat = demo.heartbeat("writer")
+        wait_until(lambda: demo.heartbeat("writer") != beat, "some time has passed")
+        os.kill(demo.forkserver, signal.SIGCONT)
+        demo.wait_running("holder", 2)
+        assert "holder was killed by SIGKILL" in demo.log
+        assert "exit status is unknown" not in demo.log
+
+
 def test_forkserver_is_replaced(tmp_path: Path) -> None:
     """Its death ends no role; the next role comes from a new one."""
     with broker(tmp_path).start() as demo:
