@@ -389,6 +389,8 @@ class CoordinatorActor(ProcessActor):
         faults.point("coordinator.ledger-written")
         self._note_files(box)
         self._persist(now)
+        if self._unsaved:
+            box.replies = [_told_unsaved(reply) for reply in box.replies]
         faults.point("coordinator.persisted")
         self._publish(box)
         faults.point("coordinator.published")
@@ -671,3 +673,16 @@ def _offset_items(table: Table) -> Iterable[tuple[str, dict[int, int]]]:
                     if str(queue_id).isdecimal() and type(offset) is int
                 },
             )
+
+
+def _told_unsaved(reply: Reply) -> Reply:
+    """Return the answer to a change of topics or groups that is in force, but would not survive the broker."""
+    command = reply.command
+    if command is None or not reply.tables or command.code != ResponseCode.SUCCESS:
+        return reply
+    command.code = ResponseCode.SYSTEM_ERROR
+    command.remark = (
+        "the change is in force, but could not be written to disk and will be tried again: "
+        "free some space in the broker's store, then ask again"
+    )
+    return reply

@@ -429,14 +429,16 @@ def test_rocketmqs_file_of_offsets_is_read(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_no_service(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The topic is there at once; the file follows when there is room again."""
+    """The topic is there at once, but its creator is told that it is not safe; the file follows with room."""
 
     def full(disk: Any, path: Path, table: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr("actormq.store.tables.save", full)
-        assert rig.ask(17, new_topic()).code == 0
+        answer = rig.ask(17, new_topic())
+        assert (answer.code, "could not be written" in (answer.remark or "")) == (1, True)
+        assert rig.topic("orders")
         rig.broker.clock.advance_ms(1_000)
         rig.turn()
     assert "orders" not in rig.file("topics.json")["topicConfigTable"]
