@@ -676,7 +676,7 @@ def _offset_items(table: Table) -> Iterable[tuple[str, dict[int, int]]]:
 
 
 def _told_unsaved(reply: Reply) -> Reply:
-    """Return the answer to a change of topics or groups that is in force, but would not survive the broker."""
+    """Return the answer to a change that is in force, but would not survive the broker."""
     command = reply.command
     if command is None or not reply.tables or command.code != ResponseCode.SUCCESS:
         return reply
