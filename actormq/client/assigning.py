@@ -221,19 +221,35 @@ class Assignment:
             held, offset = due[queue]
             held.persisted = offset
 
+    def save_again(self, broker_names: set[str]) -> None:
+        """Believe nothing of what these brokers have of us: they may have been started anew."""
+        for held in self.held.values():
+            if held.queue.broker_name in broker_names:
+                held.persisted = None
+
     # -- locks
 
     async def lock(self, queues: Iterable[MessageQueue]) -> list[MessageQueue]:
         """Ask the brokers for the locks of queues; return those that are ours now."""
+        wanted = list(queues)
+        granted, _ = await self._ask_for_locks(wanted)
+        return [queue for queue in wanted if queue in granted]
+
+    async def _ask_for_locks(
+        self, queues: Iterable[MessageQueue]
+    ) -> tuple[set[MessageQueue], set[MessageQueue]]:
+        """Return the queues that are ours now, and those that are somebody else's; others are unknown."""
         by_broker = _by_broker(queues)
         results = await Together([self._lock_at(name, some) for name, some in by_broker.items()])
-        locked: set[MessageQueue] = set()
-        for name, result in zip(by_broker, results, strict=True):
+        granted: set[MessageQueue] = set()
+        refused: set[MessageQueue] = set()
+        for (name, some), result in zip(by_broker.items(), results, strict=True):
             if isinstance(result, BaseException):
                 log.warning("no locks from %s: %s", name, result)
             else:
-                locked |= result
-        return [queue for some in by_broker.values() for queue in some if queue in locked]
+                granted |= result
+                refused.update(queue for queue in some if queue not in result)
+        return granted, refused
 
     async def _lock_at(self, broker_name: str, queues: list[MessageQueue]) -> set[MessageQueue]:
         address = await self._session.directory.master_of(broker_name)
@@ -273,24 +289,27 @@ class Assignment:
 
     def _leave_lost(self, lost: Sequence[HeldQueue]) -> None:
         for held in lost:
-            log.warning("the lock of %s ran out", held.queue)
+            log.warning("the lock of %s is no longer ours", held.queue)
             self._leave(held, is_lost=True)
 
     async def renew_locks(self) -> bool:
-        """Renew all locks; a queue whose lock ran out is left; return whether all are still ours.
+        """Renew all locks; a queue whose lock is gone is left; return whether all are still ours.
 
-        A lock that ran out before it was renewed may have been somebody else's in between: the queue is taken
-        over afresh, with the offset that is stored by then.
+        A broker that was started anew may have given it to somebody else.  A lock that ran out before it was
+        renewed may have been somebody else's in between: the queue is taken over afresh, with the offset that
+        is stored by then.
         """
         asked_ms = self._session.now_ms()
         before = [held for held in self.held.values() if held.locked_until_ms is not None]
-        locked = set(await self.lock([held.queue for held in before]))
+        granted, refused = await self._ask_for_locks([held.queue for held in before])
         lost = []
         for held in before:
             valid_until_ms = held.locked_until_ms or 0
-            if held.queue in locked and valid_until_ms > asked_ms:
+            if held.queue in granted and valid_until_ms > asked_ms:
                 held.locked_until_ms = asked_ms + self._valid_ms(held.queue)
-            elif valid_until_ms <= self._session.now_ms() and self.held.get(held.queue) is held:
+            elif self.held.get(held.queue) is held and (
+                held.queue in refused or valid_until_ms <= self._session.now_ms()
+            ):
                 lost.append(held)
         self._leave_lost(lost)
         return not lost

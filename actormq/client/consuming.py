@@ -63,7 +63,10 @@ class ConsumerCore:
         self.assignment = Assignment(
             session, group, settings, offsets, self._puller.pull_forever, session.beat_now, on_queues
         )
+        self._needs_locks = settings.orderly and settings.model is MessageModel.CLUSTERING
         self._rebalance_now = Signal()
+        self._connected: set[str] = set()
+        """Brokers with a new connection that has not been looked after."""
         self._tasks: list[Task[None]] = []
         self._served: dict[int, Callable[[RemotingCommand, Reply], None]] = {
             RequestCode.RESET_CONSUMER_CLIENT_OFFSET: self._reset_offsets,
@@ -116,7 +119,7 @@ class ConsumerCore:
                 retry_topic, ALL, self.session.clock.wall_ms()
             )
         procedures = [self._begin(), self._keep_offsets(), self._keep_unstuck()]
-        if self.settings.orderly and self.settings.model is MessageModel.CLUSTERING:
+        if self._needs_locks:
             procedures.append(self._keep_locks())
         self._tasks = [self.session.spawn(procedure) for procedure in procedures]
 
@@ -126,11 +129,23 @@ class ConsumerCore:
         self.session.look_at_routes()
         await self.session.beat_and_wait()
         while True:
+            connected, self._connected = self._connected, set()
             is_settled = await self.assignment.rebalance(self.topics())
+            if connected and is_settled:
+                is_settled = await self._look_after(connected)
+            elif connected:
+                self._connected |= connected
             await Wait(
                 self._rebalance_now,
                 self.settings.rebalance_interval_ms if is_settled else self.settings.rebalance_soon_ms,
             )
+
+    async def _look_after(self, connected: set[str]) -> bool:
+        """See what brokers with a new connection still know: one that was started anew has forgotten the
+        locks, and the offsets that it had not saved.  False = queues were lost: look again soon."""
+        has_all = not self._needs_locks or await self.assignment.renew_locks()
+        self.assignment.save_again(connected)
+        return has_all
 
     async def _keep_offsets(self) -> None:
         while True:
@@ -197,6 +212,10 @@ class ConsumerCore:
             self._rebalance_now.set()
 
     def on_members_changed(self) -> None:
+        self._rebalance_now.set()
+
+    def on_connected(self, broker_name: str) -> None:
+        self._connected.add(broker_name)
         self._rebalance_now.set()
 
     def on_lease_renewed(self, broker_name: str, until_ms: int) -> None:

@@ -56,6 +56,10 @@ class Member(Protocol):
 
     def on_members_changed(self) -> None: ...
 
+    def on_connected(self, broker_name: str) -> None:
+        """There is a new connection to a broker, perhaps because it was started anew."""
+        ...
+
     def on_lease_renewed(self, broker_name: str, until_ms: int) -> None:
         """A native broker has heard us: our locks there are good until `until_ms`."""
         ...
@@ -311,6 +315,10 @@ class Session:
     def on_link_open(self, address: Address) -> None:
         """A new connection is a new membership: introduce ourselves before the broker misses us."""
         self._beat_at(address)
+        for heart in self._hearts.values():
+            if heart.door == address:
+                for member in list(self._members.values()):
+                    member.on_connected(heart.broker.name)
 
     def on_link_closed(self, address: Address, error: ActorMQError) -> None:
         if isinstance(error, ConnectFailed):

@@ -563,6 +563,42 @@ def test_locks_are_renewed_and_a_lost_one_stops_the_queue() -> None:
     assert world.got == []
 
 
+def test_a_broker_that_was_started_anew_is_told_the_offsets_again(world: World) -> None:
+    """It had not saved them; of a queue without new messages nobody else would ever say it."""
+    client = world.client()
+    client.consumer("g", world.listen, **FIRST)
+    world.loop.run_for(1_000)
+    world.put(4)
+    world.wait_for(4)
+    world.loop.run_for(6_000)
+    before = dict(world.cluster.broker().offsets)
+    assert before["g", "orders", 0] == 1
+    world.cluster.broker().offsets.clear()
+    world.loop.run_for(60_000)
+    assert world.cluster.broker().offsets == {}
+    client.session.on_link_open(Address("tcp://127.0.0.1:10911"))
+    world.loop.run_for(6_000)
+    assert world.cluster.broker().offsets == before
+
+
+def test_a_queue_that_a_new_broker_gave_to_another_is_left_at_once() -> None:
+    """Its locks are gone with the old one; whoever came first has them, and both must not go on."""
+    world = World(queues=1)
+    client = world.client()
+    consumer = client.consumer("g", world.listen, orderly=True, commit_interval_ms=500, **FIRST)
+    world.loop.run_for(1_000)
+    world.put(2)
+    world.wait_for(2)
+    world.loop.run_for(1_000)
+    world.cluster.broker().locks["g", "orders", 0] = "somebody"
+    world.cluster.broker().offsets["g", "orders", 0] = 7
+    client.session.on_link_open(Address("tcp://127.0.0.1:10911"))
+    world.loop.run_for(100)
+    assert [queue.topic for queue in consumer.core.queues()] == ["%RETRY%g"]
+    world.loop.run_for(6_000)
+    assert world.cluster.broker().offsets["g", "orders", 0] == 7
+
+
 def test_leaving_gives_the_locks_back() -> None:
     world = World(queues=2)
     consumer = world.client().consumer("g", world.listen, orderly=True, **FIRST)
