@@ -26,10 +26,13 @@ from actormq.broker.sending import (
 from actormq.broker.tables import Tables, TopicEntry
 from actormq.broker.topics import MULTI_TAG
 from actormq.errors import RequestError, ResponseCode
+from actormq.kernels.sends import SendTopic
 from actormq.message import (
+    NOT_SENDABLE_TOPICS,
     PROPERTIES_BYTES_MAX,
     RETRY_PREFIX,
     TOPIC_LENGTH_MAX,
+    Permission,
     PropertyKey,
     SysFlag,
 )
@@ -282,6 +285,32 @@ def _add_broker_properties(properties: dict[str, str], settings: SendSettings) -
 def encode_properties(properties: dict[str, str]) -> bytes:
     """Return the stored form; what cannot be written as UTF-8 is written as Java does, "?"."""
     return "".join([f"{key}\x01{value}\x02" for key, value in properties.items()]).encode("utf-8", "replace")
+
+
+def broker_properties(settings: SendSettings) -> bytes:
+    """Return the stored form of what every message gets."""
+    properties: dict[str, str] = {}
+    _add_broker_properties(properties, settings)
+    return encode_properties(properties)
+
+
+def common_topic(entry: TopicEntry, tables: Tables) -> SendTopic | None:
+    """Return a topic in the form in which `actormq.kernels.sends` takes sends to it.
+
+    None: the rules above say more about sends to it than that a queue must exist.
+    """
+    if (
+        (entry.order and not tables.broker.permission & Permission.WRITE)
+        or entry.name in NOT_SENDABLE_TOPICS
+        or entry.name.startswith(RETRY_PREFIX)
+        or len(entry.name.encode()) > TOPIC_LENGTH_MAX
+        or entry.attributes.get("queue.type") == "BatchCQ"
+        or entry.attributes.get("cleanup.policy") == "COMPACTION"
+    ):
+        return None
+    rows = zip(entry.rows, entry.row_incarnations, strict=True)
+    queues = max(entry.read_queues, entry.write_queues)
+    return SendTopic(list(rows)[:queues], _MULTI_TAGS if entry.filter_type == MULTI_TAG else 0)
 
 
 def _check_sizes(topic: str, body_bytes: int, properties_bytes: int, settings: SendSettings) -> None:

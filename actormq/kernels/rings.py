@@ -198,6 +198,7 @@ class RingProducer:
     def free_bytes(self) -> int:
         """Bytes that are free now, headers and padding included."""
         self._head = load_acquire(self._cells, _HEAD)
+        self._tail = load_acquire(self._cells, _TAIL)
         return self._capacity - (self._tail - self._head)
 
     @property
@@ -221,6 +222,8 @@ class RingProducer:
         needed = _WORD + (size + 7) // 8 * 8
         if needed > self._capacity:
             raise ValueError(f"{size} bytes never fit into a ring of {self._capacity}")
+        # From the ring, not from memory of ours: a kernel of this role may have added entries meanwhile.
+        self._tail = load_acquire(self._cells, _TAIL)
         at = self._place(needed)
         if at < 0:
             return False

@@ -30,6 +30,8 @@ READ: Final = select.POLLIN
 WRITE: Final = select.POLLOUT
 
 Buffer = bytes | bytearray | memoryview
+Places = tuple[list[tuple[int, int]], int, int]
+"""What `actormq.kernels.frames.cut_frames` returns."""
 
 _READ_BUFFER_BYTES: Final = 256 * 1024
 _PARTS_A_CALL: Final = 256
@@ -116,8 +118,11 @@ class Connection:
 
     # -- reading
 
-    def receive(self, buffer: memoryview) -> list[memoryview]:
+    def receive(self, buffer: memoryview, cut: Cut | None = None) -> list[memoryview]:
         """Read once, and return the frames that are whole, without their length prefixes.
+
+        Args:
+            cut: serves some frames by itself, and returns where the others are.
 
         They are views of `buffer` (or of a large frame's own memory), valid until the next `receive`.
         Sets `ended` when the peer is gone, `broken` when what came is no frame.
@@ -138,7 +143,7 @@ class Connection:
             return []
         if large:
             return self._continue_large(buffer[:count], large)
-        return self._cut(buffer, 0, kept + count)
+        return self._cut(buffer, 0, kept + count, cut)
 
     def _large_bytes(self, buffer_bytes: int) -> int:
         """Return the whole length of the frame under way when it does not fit into the buffer, else 0."""
@@ -156,9 +161,12 @@ class Connection:
         self._pending = bytearray()
         return [whole, *self._cut(came, missing, len(came))]
 
-    def _cut(self, buffer: memoryview, start: int, end: int) -> list[memoryview]:
+    def _cut(self, buffer: memoryview, start: int, end: int, cut: Cut | None = None) -> list[memoryview]:
         view = buffer[start:end]
-        places, used, bad = cut_frames(view, end - start, self.limits.frame_bytes_max)
+        if cut is None:
+            places, used, bad = cut_frames(view, end - start, self.limits.frame_bytes_max)
+        else:
+            places, used, bad = cut(self, view, end - start)
         self._pending = bytearray(view[used:])
         if bad >= 0:
             self.broken = FrameError(f"a frame of {bad} bytes")
@@ -230,6 +238,10 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+Cut = Callable[[Connection, memoryview, int], Places]
+"""Cuts frames out of the first so many bytes of a view, and may serve some of them at once."""
+
+
 class Handler(Protocol):
     """Who serves a server's connections."""
 
@@ -249,6 +261,7 @@ class Server:
     Args:
         listener: bound and listening; owned from now on.
         now_ns: the monotonic clock.
+        cut: takes frames before the handler sees them; it gets the others.
     """
 
     def __init__(
@@ -259,6 +272,7 @@ class Server:
         limits: Limits,
         log: logging.Logger,
         now_ns: Callable[[], int] = time.monotonic_ns,
+        cut: Cut | None = None,
     ) -> None:
         listener.setblocking(False)
         self._loop = loop
@@ -267,6 +281,7 @@ class Server:
         self._limits = limits
         self._log = log
         self._now_ns = now_ns
+        self._cut = cut
         self._buffer = memoryview(bytearray(min(_READ_BUFFER_BYTES, max(limits.frame_bytes_max, 4096))))
         self._refused = 0
         self._idle_timer: Timer | None = None
@@ -340,7 +355,7 @@ class Server:
 
     def _read(self, connection: Connection) -> None:
         connection.active_ns = self._now_ns()
-        frames = connection.receive(self._buffer)
+        frames = connection.receive(self._buffer, self._cut)
         if frames:
             self._handler.frames(connection, frames)
         if connection.closed:

@@ -103,6 +103,7 @@ class AppendPort:
     """The client's end of one port to the writer; used by one role, from its one thread."""
 
     def __init__(self, port: Port, writer_doorbell: Doorbell) -> None:
+        self.request_ring = port.requests
         self._requests = RingProducer(port.requests)
         self._completions = RingConsumer(port.completions)
         self._doorbell = writer_doorbell
@@ -115,6 +116,21 @@ class AppendPort:
     def outstanding(self) -> int:
         """Requests that have no completion yet."""
         return self._outstanding
+
+    @property
+    def room(self) -> int:
+        """How many more requests may be unanswered."""
+        return self._outstanding_max - self._outstanding
+
+    @property
+    def outstanding_max(self) -> int:
+        """How many requests may be unanswered at most."""
+        return self._outstanding_max
+
+    def appended(self, count: int) -> None:
+        """Say that so many requests were written to `request_ring` by a kernel (`actormq.kernels.sends`)."""
+        self._outstanding += count
+        self._pushed = True
 
     def try_append(
         self,
@@ -173,9 +189,18 @@ class AppendPort:
     def completions(self) -> list[Completion]:
         """Take every completion that has arrived."""
         done: list[Completion] = []
-        for entry in self._completions.take():
+        entries = self.take_completions()
+        for entry in entries:
             done.extend(map(Completion._make, COMPLETION.iter_unpack(entry)))
-        if done:
-            self._completions.release()
-            self._outstanding -= len(done)
+        self.release_completions(entries)
         return done
+
+    def take_completions(self) -> list[memoryview]:
+        """Return what has arrived, completions one behind the other, valid until `release_completions`."""
+        return self._completions.take()
+
+    def release_completions(self, entries: list[memoryview]) -> None:
+        """Give back what `take_completions` returned."""
+        if entries:
+            self._completions.release()
+            self._outstanding -= sum(map(len, entries)) // COMPLETION.size

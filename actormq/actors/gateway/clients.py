@@ -6,6 +6,7 @@ import ipaddress
 import struct
 from typing import Final, Protocol
 
+from actormq.kernels.sends import SendTopic
 from actormq.net.tcp import Buffer
 from actormq.net.zmq import message_parts
 from actormq.wire.command import Language, RemotingCommand
@@ -41,6 +42,7 @@ class Client:
         introduced: the coordinator has heard of it, and must hear that it is gone.
         memory: the heartbeat, and what was unregistered since, to repeat to a new coordinator.
         calls: the coordinator's questions to this client, by the opaque that we gave them.
+        topics: what this client's common sends may go to, as of `topics_version` (`sends.Sends`).
         waiting_requests, waiting_bytes: sends that wait for room or for their topic.
     """
 
@@ -55,6 +57,8 @@ class Client:
         "link",
         "memory",
         "parked",
+        "topics",
+        "topics_version",
         "waiting_bytes",
         "waiting_requests",
     )
@@ -68,6 +72,8 @@ class Client:
         self.memory: list[bytes] = []
         self.calls: dict[int, int] = {}
         self.parked: set[int] = set()
+        self.topics: dict[bytes, SendTopic] = {}
+        self.topics_version = -1
         self.waiting_requests = 0
         self.waiting_bytes = 0
         self._next_opaque = 0
@@ -88,6 +94,17 @@ class Client:
             self.link.send(*message_parts(parts))
         else:
             self.link.send(*parts)
+
+    def reply_frames(self, data: bytearray) -> None:
+        """Send whole frames that lie one behind the other."""
+        if self.front != ZMQ:
+            self.link.send(data)
+            return
+        view, at = memoryview(data), 0
+        while at < len(view):
+            end = at + 4 + _LENGTH.unpack_from(view, at)[0]
+            self.link.send(view[at + 4 : end])
+            at = end
 
     def answer(self, command: RemotingCommand) -> None:
         """Send a command."""

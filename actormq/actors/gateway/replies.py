@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Final
 
@@ -37,10 +38,20 @@ class Replies:
             + b',"msgId":"%s","queueId":"%d","queueOffset":"%d","transactionId":%s},'
             + _TAIL
         )
+        self.stored_pieces: Final = _pieces(self._stored)
+        self.stored_fields: Final = self._binary_fields()
         self._pulled = (
             b'{"code":%d,"extFields":{"groupSysFlag":"%d","maxOffset":"%d","minOffset":"%d",'
             b'"nextBeginOffset":"%d","suggestWhichBrokerId":"0","topicSysFlag":"%d"},' + _TAIL
         )
+
+    def _binary_fields(self) -> tuple[bytes, ...]:
+        """Return what comes before each value that differs in a binary answer to a send."""
+        common = b"".join(
+            _key(name) + struct.pack(">i", len(value)) + value.encode()
+            for name, value in self.send_fields.items()
+        )
+        return common + _key("msgId"), _key("queueId"), _key("queueOffset"), _key("transactionId")
 
     def stored(
         self,
@@ -99,6 +110,18 @@ class Replies:
             return _head(header, body_bytes)
         fields = answer_fields(plan, next_offset, queue_min, queue_max)
         return encode_head(_response(request.serialize, request.opaque, code, remark, fields), body_bytes)
+
+
+def _pieces(template: bytes) -> tuple[bytes, ...]:
+    """Return what lies around the values in the template of `Replies.stored`, for the kernel that fills it."""
+    *pieces, before_key, before_opaque, before_remark, end = [
+        piece.replace(b"%%", b"%") for piece in re.split(rb"(?<!%)%[ds]", template)
+    ]
+    return (*pieces, before_key + b'"', b'"' + before_opaque, before_remark + end)
+
+
+def _key(name: str) -> bytes:
+    return struct.pack(">H", len(name)) + name.encode()
 
 
 def _response(

@@ -24,18 +24,20 @@ from actormq.actors.gateway.lookups import Lookups
 from actormq.actors.gateway.pulls import Pulls
 from actormq.actors.gateway.relay import Relay
 from actormq.actors.gateway.replies import Replies
-from actormq.actors.gateway.sends import Sends, WaitingLimits
+from actormq.actors.gateway.sends import TICKET_BITS, Sends, WaitingLimits
 from actormq.actors.holder import ParkPort
 from actormq.actors.mailbox import Sender
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.actors.writer import store_host
-from actormq.broker.admission import SendSettings
+from actormq.broker.admission import SendSettings, broker_properties
 from actormq.broker.delay import DelayLevels
 from actormq.broker.pulling import MEMORY_PART, TransferLimits
 from actormq.broker.tables import Tables
 from actormq.config import FlushMode
 from actormq.errors import FrameError, RequestError, ResponseCode
-from actormq.net.tcp import Connection, Limits, Server
+from actormq.kernels.frames import cut_frames
+from actormq.kernels.sends import SendPath
+from actormq.net.tcp import Connection, Limits, Places, Server
 from actormq.net.zmq import RouterClient, RouterLimits, RouterServer
 from actormq.shm.append_port import AppendPort
 from actormq.shm.extents import Extents
@@ -49,7 +51,7 @@ from actormq.store.disk import RealDisk
 from actormq.store.identifiers import UniqueKeys
 from actormq.telemetry.counters import Counters, snapshot
 from actormq.wire import frame, json
-from actormq.wire.command import RemotingCommand
+from actormq.wire.command import BROKER_VERSION, RemotingCommand
 from actormq.wire.headers import DESCRIPTIONS, Description, RequestCode, Role, not_supported
 
 GO_AWAY_SINCE: Final = 475
@@ -128,6 +130,7 @@ class GatewayActor(ProcessActor):
         self._servers: list[Server] = []
         self._router: RouterServer | None = None
         self._tables = Tables()
+        self._tables_changed: Callable[[], None] = lambda: None
         self._wanted_flushed = 0
         self._alive_ns = context.clock.monotonic_ns()
         self._stood_still = False
@@ -170,9 +173,11 @@ class GatewayActor(ProcessActor):
         extents = Extents(context.segments["extents"].view)
         queues = QueueReader(disk, store.root / QUEUE_FOLDER, store.queue_file_entries)
         keys = UniqueKeys(host[:-4], os.getpid(), int.from_bytes(os.urandom(4), "big", signed=True))
+        port = AppendPort(self.ports["append"], context.doorbells["writer"])
         self._sends = Sends(
             incarnation=context.incarnation,
-            port=AppendPort(self.ports["append"], context.doorbells["writer"]),
+            port=port,
+            path=self._send_path(port, host),
             questions=self._relay,
             tables=self._tables,
             settings=self._send_settings(),
@@ -190,6 +195,7 @@ class GatewayActor(ProcessActor):
             now_ns=context.clock.monotonic_ns,
             random=Random(),  # noqa: S311 (spreads messages over queues)
         )
+        self._tables_changed = self._sends.tables_changed
         self._pulls = Pulls(
             holder=ParkPort(self.ports["park"], context.doorbells["holder"]),
             relay=self._relay,
@@ -207,6 +213,21 @@ class GatewayActor(ProcessActor):
         )
         self._lookups = Lookups(
             tables=self._tables, extents=extents, queues=queues, log=self._log_reader, marks=self._marks
+        )
+
+    def _send_path(self, port: AppendPort, host: bytes) -> SendPath:
+        return SendPath(
+            port.request_ring,
+            ticket_base=self.context.incarnation << TICKET_BITS,
+            slots=2 * port.outstanding_max,
+            store_host=host,
+            added=broker_properties(self._send_settings()),
+            sync=self.config.store.flush is FlushMode.SYNC,
+            body_bytes_max=self.config.store.body_bytes_max,
+            json_pieces=self._replies.stored_pieces,
+            binary_fields=self._replies.stored_fields,
+            version=BROKER_VERSION,
+            read_log=self._log_reader.view,
         )
 
     def _send_settings(self) -> SendSettings:
@@ -264,7 +285,7 @@ class GatewayActor(ProcessActor):
             if name in self.context.listeners:
                 listener = socket.socket(fileno=os.dup(self.context.listeners[name]))
                 front = TcpFront(self, name)
-                front.server = Server(self.loop, listener, front, limits, self.log, now_ns)
+                front.server = Server(self.loop, listener, front, limits, self.log, now_ns, front.cut)
                 self._servers.append(front.server)
         if ZMQ in self.context.listeners:
             self._open_router(limits)
@@ -336,6 +357,22 @@ class GatewayActor(ProcessActor):
             self._router.close()
             self._open_router(self._limits())
         self._sends.forget_waiting()
+
+    def cut(self, client: Client, view: memoryview, end: int) -> Places:
+        """Take the common sends of a read; return where the other frames are."""
+        bytes_max = self.config.gateway.frame_bytes_max
+        if self.begin_batch() is None or not self._takes_unseen():
+            return cut_frames(view, end, bytes_max)
+        faults.point("gateway.received")
+        return self._sends.take(client, view, end, bytes_max)
+
+    def take_parts(self, client: Client, header: bytes, body: bytes) -> bool:
+        """Take a send whose header and body came apart if it is a common one."""
+        return self._takes_unseen() and self._sends.take_parts(client, header, body)
+
+    def _takes_unseen(self) -> bool:
+        """Whether sends may be taken without `handle`: where access is controlled, each is looked at."""
+        return self._stop_deadline_ns is None and self.authorise is allow_all
 
     def handle(self, client: Client, command: RemotingCommand, data: memoryview | bytes, now_ns: int) -> None:
         """Serve one command of a client.
@@ -447,6 +484,7 @@ class GatewayActor(ProcessActor):
             self._tables.reset()
         for entry in entries:
             self._tables.apply(entry)
+        self._tables_changed()
         self._tables_reader.mark_seen()
         # It may hold back the answer to a change until everybody has seen it.
         self.context.doorbells["coordinator"].ring()
@@ -528,6 +566,10 @@ class TcpFront:
     def opened(self, connection: Connection) -> None:
         connection.user = self._gateway.client_opened(self._name, connection)
 
+    def cut(self, connection: Connection, view: memoryview, end: int) -> Places:
+        assert isinstance(connection.user, Client)
+        return self._gateway.cut(connection.user, view, end)
+
     def frames(self, connection: Connection, frames: Sequence[memoryview]) -> None:
         client = connection.user
         assert isinstance(client, Client)
@@ -561,6 +603,8 @@ class ZmqFront:
         assert isinstance(client.user, Client)
         now_ns = self._gateway.begin_batch()
         if now_ns is None:
+            return
+        if self._gateway.take_parts(client.user, header, body):
             return
         try:
             command = frame.decode_parts(header, body)

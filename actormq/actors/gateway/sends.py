@@ -17,12 +17,22 @@ from typing import Final, Protocol
 from actormq.actors.gateway.clients import Client
 from actormq.actors.gateway.relay import OVERLOAD, OnNeeded
 from actormq.actors.gateway.replies import Replies
-from actormq.broker.admission import Admitted, RetryGroupNeeded, SendSettings, TopicNeeded, admit
+from actormq.broker.admission import (
+    Admitted,
+    RetryGroupNeeded,
+    SendSettings,
+    TopicNeeded,
+    admit,
+    common_topic,
+)
 from actormq.broker.sending import PutStatus, group_missing, put_response, topic_missing
 from actormq.broker.tables import Tables
 from actormq.errors import RequestError, ResponseCode
+from actormq.kernels.frames import cut_frames
+from actormq.kernels.sends import SendPath
 from actormq.message import SysFlag
-from actormq.shm.append_port import KIND_BATCH, KIND_SINGLE, Completion
+from actormq.net.tcp import Places
+from actormq.shm.append_port import COMPLETION, KIND_BATCH, KIND_SINGLE, Completion
 from actormq.wire.command import RemotingCommand, Serialize
 from actormq.wire.headers import RequestCode, SendHeader, decode_send
 
@@ -59,7 +69,14 @@ class WriterPort(Protocol):
 
     def flush(self) -> None: ...
 
-    def completions(self) -> list[Completion]: ...
+    @property
+    def room(self) -> int: ...
+
+    def appended(self, count: int) -> None: ...
+
+    def take_completions(self) -> list[memoryview]: ...
+
+    def release_completions(self, entries: list[memoryview]) -> None: ...
 
 
 class Questions(Protocol):
@@ -122,6 +139,7 @@ class Sends:
 
     Args:
         incarnation: the gateway's.
+        path: takes the common sends to the same port.
         sync: whether a message that says nothing else waits for the sync.
         record_starts: the log offsets of the records in a range of the log; for the ids of a batch.
         now_ns: the monotonic clock, for answers that come through a question.
@@ -132,6 +150,7 @@ class Sends:
         *,
         incarnation: int,
         port: WriterPort,
+        path: SendPath,
         questions: Questions,
         tables: Tables,
         settings: SendSettings,
@@ -146,6 +165,9 @@ class Sends:
         random: Random,
     ) -> None:
         self._port = port
+        self._path = path
+        self._answers: dict[object, bytearray] = {}
+        self._topics_version = 0
         self._questions = questions
         self._tables = tables
         self._settings = settings
@@ -159,7 +181,6 @@ class Sends:
         self._now_ns = now_ns
         self._random = random
         self._ticket_base = incarnation << TICKET_BITS
-        self._sequence = 0
         self._tickets: dict[int, _Ticket] = {}
         self._syncing: deque[_Ticket] = deque()
         self._line: deque[_Send] = deque()
@@ -169,6 +190,50 @@ class Sends:
         self.counts = SendCounts()
 
     # -- in
+
+    def take(self, client: Client, view: memoryview, end: int, frame_bytes_max: int) -> Places:
+        """Take the common sends among the frames of a read; return where the others are.
+
+        None is taken while others wait for room, nor to a topic that others wait for: they came first.
+        """
+        if self._line or client.topics_version != self._topics_version:
+            return cut_frames(view, end, frame_bytes_max)
+        path = self._path
+        places = path.take(
+            view, end, frame_bytes_max, client, client.born_host, client.topics, self._port.room
+        )
+        self._took()
+        return places
+
+    def take_parts(self, client: Client, header: bytes, body: bytes) -> bool:
+        """Take one send if it is a common one."""
+        if self._line or client.topics_version != self._topics_version:
+            return False
+        room = self._port.room
+        taken: bool = self._path.take_parts(header, body, client, client.born_host, client.topics, room)
+        self._took()
+        return taken
+
+    def _took(self) -> None:
+        if self._path.taken:
+            self._port.appended(self._path.taken)
+            self.counts.bytes += self._path.taken_bytes
+
+    def tables_changed(self) -> None:
+        """Forget what was prepared from the tables."""
+        self._topics_version += 1
+
+    def _prepare(self, client: Client, name: str) -> None:
+        """Let the next sends of a client to a topic be taken at once: this one has passed every check."""
+        if client.topics_version != self._topics_version:
+            client.topics_version = self._topics_version
+            client.topics.clear()
+        entry = self._tables.topic(name)
+        if entry is None or name in self._named or name.encode() in client.topics:
+            return
+        topic = common_topic(entry, self._tables)
+        if topic is not None:
+            client.topics[name.encode()] = topic
 
     def submit(self, client: Client, command: RemotingCommand, now_ns: int) -> None:
         """Take one send; its body may be a view that is gone when this returns."""
@@ -209,7 +274,7 @@ class Sends:
 
     def _append(self, send: _Send, admitted: Admitted) -> bool:
         client, command, header = send.client, send.command, send.header
-        ticket = self._ticket_base | self._sequence
+        ticket = self._ticket_base | self._path.sequence
         try:
             room = self._port.try_append(
                 ticket,
@@ -231,7 +296,7 @@ class Sends:
         if not room:
             return False
         self._settle(send)
-        self._sequence = (self._sequence + 1) & _SEQUENCE_MASK
+        self._path.sequence = (self._path.sequence + 1) & _SEQUENCE_MASK
         self._tickets[ticket] = _Ticket(
             client,
             command.opaque,
@@ -243,6 +308,7 @@ class Sends:
             admitted.batch,
         )
         self.counts.bytes += len(command.body)
+        self._prepare(client, header.topic)
         return True
 
     def flush(self) -> None:
@@ -292,6 +358,7 @@ class Sends:
                 else group_missing(needed.group)
             )
         line = self._named.setdefault(name, deque())
+        self._topics_version += 1
         self._wait(send, line)
         if not line:
             del self._named[name]  # it was refused, and nobody else waits
@@ -353,6 +420,8 @@ class Sends:
             self._refuse(send.client, send.command, ResponseCode.SYSTEM_BUSY, remark)
         while self._syncing and self._syncing[0].deadline_ns <= now_ns:
             self._reply(self._syncing.popleft(), ResponseCode.FLUSH_DISK_TIMEOUT)
+        self._path.expire(now_ns, ResponseCode.FLUSH_DISK_TIMEOUT, self._answers)
+        self._give_answers()
 
     def wake_at_ns(self) -> int | None:
         """When `expire` next has work.  (Questions about names end by themselves, in the relay.)"""
@@ -361,27 +430,58 @@ class Sends:
             times.append(self._line[0].since_ns + self._limits.wait_ns)
         if self._syncing:
             times.append(self._syncing[0].deadline_ns)
+        if self._path.deadline_ns:
+            times.append(self._path.deadline_ns)
         return min(times, default=None)
 
     # -- out
 
     def collect(self, now_ns: int) -> bool:
         """Take what the writer has completed: answer it, or let it wait for the sync."""
-        completions = self._port.completions()
-        for done in completions:
-            ticket = self._tickets.pop(done.ticket, None)
-            if ticket is None:
-                continue  # of another incarnation of this gateway
-            ticket.done = done
-            self.counts.messages += max(0, done.count)
-            if done.status != PutStatus.PUT_OK:
-                self._reply_failure(ticket, PutStatus(done.status))
-            elif ticket.wait_flush:
-                ticket.deadline_ns = now_ns + self._sync_timeout_ns
-                self._syncing.append(ticket)
-            else:
-                self._reply(ticket, ResponseCode.SUCCESS)
-        return bool(completions)
+        entries = self._port.take_completions()
+        if not entries:
+            return False
+        deadline_ns = now_ns + self._sync_timeout_ns
+        for entry in entries:
+            for at in self._path.complete(entry, self._answers, deadline_ns):
+                self._complete(Completion._make(COMPLETION.unpack_from(entry, at)), deadline_ns)
+        self._port.release_completions(entries)
+        self.counts.messages += self._path.messages
+        self._path.messages = 0
+        self._give_answers()
+        return True
+
+    def _complete(self, done: Completion, deadline_ns: int) -> None:
+        """Take one completion that the kernel has left."""
+        ticket = self._tickets.pop(done.ticket, None) or self._failed(done.ticket)
+        if ticket is None:
+            return  # of another incarnation of this gateway
+        ticket.done = done
+        self.counts.messages += max(0, done.count)
+        if done.status != PutStatus.PUT_OK:
+            self._reply_failure(ticket, PutStatus(done.status))
+        elif ticket.wait_flush:
+            ticket.deadline_ns = deadline_ns
+            self._syncing.append(ticket)
+        else:
+            self._reply(ticket, ResponseCode.SUCCESS)
+
+    def _failed(self, number: int) -> _Ticket | None:
+        """Return the ticket of a common send that was not stored."""
+        failed = self._path.failed(number)
+        if failed is None:
+            return None
+        client, opaque, serialize, oneway = failed
+        assert isinstance(client, Client)
+        return _Ticket(client, opaque, Serialize(serialize), oneway, 0, "", False, False)
+
+    def _give_answers(self) -> None:
+        """Queue what the kernel has written, one piece for each client."""
+        if self._answers:
+            for client, frames in self._answers.items():
+                assert isinstance(client, Client)
+                client.reply_frames(frames)
+            self._answers.clear()
 
     def acknowledge(self, flushed: int) -> bool:
         """Answer what has been synced up to log offset `flushed`; True when there was something."""
@@ -389,6 +489,8 @@ class Sends:
         while self._syncing and self._end_of(self._syncing[0]) <= flushed:
             self._reply(self._syncing.popleft(), ResponseCode.SUCCESS)
             some = True
+        some |= self._path.acknowledge(flushed, self._answers)
+        self._give_answers()
         return some
 
     @staticmethod
@@ -399,12 +501,17 @@ class Sends:
     @property
     def wanted_flushed(self) -> int:
         """The log offset whose sync is waited for; 0 = none."""
-        return self._end_of(self._syncing[0]) if self._syncing else 0
+        ends = [self._end_of(self._syncing[0])] if self._syncing else []
+        if self._path.wanted_end:
+            ends.append(self._path.wanted_end)
+        return min(ends, default=0)
 
     @property
     def idle(self) -> bool:
         """Whether every send that was taken is answered."""
-        return not (self._tickets or self._syncing or self._line or self._named)
+        return not (
+            self._tickets or self._syncing or self._line or self._named or self._path.unanswered
+        )
 
     def _reply(self, ticket: _Ticket, code: int) -> None:
         done = ticket.done
