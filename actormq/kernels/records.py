@@ -47,9 +47,9 @@ if not cython.compiled:
         """Return where the writable `view` starts; compiled, a C pointer."""
         return view
 
-    def pointer_const(view: memoryview) -> memoryview:
+    def pointer_const(view: memoryview | bytes) -> memoryview:
         """Return where `view` starts, for reading only."""
-        return view
+        return view  # type: ignore[return-value]  # bytes read alike
 
     def advance(data: memoryview, at: int) -> memoryview:
         """Return what lies `at` bytes further; for reading."""

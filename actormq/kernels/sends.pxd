@@ -145,7 +145,7 @@ cdef class SendPath:
 
     @cython.locals(done=source, table=target, at=Py_ssize_t, ticket=u64, slot=Py_ssize_t, place="long long", others=list)
     cpdef list complete(self, const unsigned char[::1] entry, dict replies, u64 deadline_ns)
-    @cython.locals(table=target, slot=Py_ssize_t, opaque="long long")
+    @cython.locals(table=target, slot=Py_ssize_t)
     cpdef object failed(self, u64 ticket)
     @cython.locals(some=cython.bint)
     cpdef bint acknowledge(self, u64 flushed, dict replies) except -1
@@ -157,7 +157,7 @@ cdef class SendPath:
     @cython.locals(table=target, batch=cython.bint, count="long long", room="long long", out=target, given=bytearray,
                    piece=bytes)
     cdef object _answer(self, Py_ssize_t slot, int code, dict replies)
-    @cython.locals(pieces=list, opaque="long long")
+    @cython.locals(pieces=list)
     cdef int _answer_json(self, source table, Py_ssize_t slot, int code, bint batch) except -1
     @cython.locals(pieces=list, out=target, number=int, start=Py_ssize_t)
     cdef int _answer_binary(self, source table, Py_ssize_t slot, int code, bint batch) except -1
@@ -173,6 +173,7 @@ cdef class SendPath:
     cdef int _put_id(self, long long log_offset) except -1
 
 
+cdef long long as_signed(long long value) noexcept
 cdef bint is_send(long long code) noexcept
 @cython.locals(other=source, place=Py_ssize_t)
 cdef bint same(source data, Py_ssize_t at, Py_ssize_t size, bytes text) except -1

@@ -235,7 +235,7 @@ class SendPath:
         topics: dict[bytes, SendTopic],
         room: int,
     ) -> bool:
-        """Put one send, whose header (with its type and length) and body came apart, into the ring if common."""
+        """Put one send, whose header (with type and length) and body came apart, into the ring."""
         self._begin(room)
         if len(head) < 4 or len(body) == 0:
             return False
@@ -728,9 +728,12 @@ class SendPath:
         if load_u32(table, slot + 28) == 0 or load_u64(table, slot) != ticket:
             return None
         owner = self._free(slot)
-        opaque = load_u32(table, slot + 8)
-        opaque = opaque - 0x1_0000_0000 if opaque > 0x7FFF_FFFF else opaque
-        return owner, opaque, load_u32(table, slot + 16), load_u32(table, slot + 20) != 0
+        return (
+            owner,
+            as_signed(load_u32(table, slot + 8)),
+            load_u32(table, slot + 16),
+            load_u32(table, slot + 20) != 0,
+        )
 
     def acknowledge(self, flushed: int, replies: dict[object, bytearray]) -> bool:
         """Answer what is synced up to log offset `flushed`; True when there was something."""
@@ -811,8 +814,7 @@ class SendPath:
         self._put(pieces[4])
         self._put_key(table, slot)
         self._put(pieces[5])
-        opaque = load_u32(table, slot + 8)
-        self._put_number(opaque - 0x1_0000_0000 if opaque > 0x7FFF_FFFF else opaque)
+        self._put_number(as_signed(load_u32(table, slot + 8)))
         self._put(pieces[6])
 
     def _answer_binary(self, table: memoryview, slot: int, code: int, batch: bool) -> None:
@@ -821,7 +823,7 @@ class SendPath:
         store_i16(out, 8, code)
         out[10] = 0  # Java
         store_i16(out, 11, self._version)
-        store_i32(out, 13, load_u32(table, slot + 8))
+        store_i32(out, 13, as_signed(load_u32(table, slot + 8)))
         store_i32(out, 17, 1)
         store_i32(out, 21, 0)
         self._at = 29
@@ -901,6 +903,11 @@ class SendPath:
 # --- bytes -------------------------------------------------------------------------------------------
 
 
+def as_signed(value: int) -> int:
+    """Return 32 bits as the signed number that they are."""
+    return value - 0x1_0000_0000 if value > 0x7FFF_FFFF else value
+
+
 def is_send(code: int) -> bool:
     return code == 310 or code == 320 or code == 10
 
@@ -908,7 +915,7 @@ def is_send(code: int) -> bool:
 def same(data: memoryview, at: int, size: int, text: bytes) -> bool:
     """Whether `size` bytes at `at` are those of `text`."""
     other = pointer_const(text)
-    for place in range(size):
+    for place in range(size):  # noqa: SIM110 (compiled, a generator would be an object)
         if data[at + place] != other[place]:
             return False
     return True
@@ -916,7 +923,7 @@ def same(data: memoryview, at: int, size: int, text: bytes) -> bool:
 
 def equal(data: memoryview, at: int, other: int, size: int) -> bool:
     """Whether two places hold the same bytes."""
-    for place in range(size):
+    for place in range(size):  # noqa: SIM110
         if data[at + place] != data[other + place]:
             return False
     return True

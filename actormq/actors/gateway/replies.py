@@ -113,7 +113,7 @@ class Replies:
 
 
 def _pieces(template: bytes) -> tuple[bytes, ...]:
-    """Return what lies around the values in the template of `Replies.stored`, for the kernel that fills it."""
+    """Return what lies around the values in the template of `Replies.stored`, for a kernel to fill."""
     *pieces, before_key, before_opaque, before_remark, end = [
         piece.replace(b"%%", b"%") for piece in re.split(rb"(?<!%)%[ds]", template)
     ]

@@ -210,7 +210,9 @@ class Sends:
         if self._line or client.topics_version != self._topics_version:
             return False
         room = self._port.room
-        taken: bool = self._path.take_parts(header, body, client, client.born_host, client.topics, room)
+        taken: bool = self._path.take_parts(
+            memoryview(header), memoryview(body), client, client.born_host, client.topics, room
+        )
         self._took()
         return taken
 
@@ -509,9 +511,7 @@ class Sends:
     @property
     def idle(self) -> bool:
         """Whether every send that was taken is answered."""
-        return not (
-            self._tickets or self._syncing or self._line or self._named or self._path.unanswered
-        )
+        return not (self._tickets or self._syncing or self._line or self._named or self._path.unanswered)
 
     def _reply(self, ticket: _Ticket, code: int) -> None:
         done = ticket.done
