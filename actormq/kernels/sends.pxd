@@ -1,7 +1,7 @@
 # C types of sends.py; the .py file keeps Python's, for people and mypy.
 import cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 
 from actormq.kernels.atomics cimport amq_load_acquire, amq_store_release
@@ -45,6 +45,9 @@ cdef inline u64 cell(u64[::1] cells, Py_ssize_t index) noexcept:
 
 cdef inline void set_cell(u64[::1] cells, Py_ssize_t index, u64 value) noexcept:
     amq_store_release(&cells[index], value)
+
+cdef inline source bytes_pointer(bytes data) noexcept:
+    return <source>PyBytes_AS_STRING(data)
 
 cdef inline bytes text_at(source data, Py_ssize_t at, Py_ssize_t size):
     return PyBytes_FromStringAndSize(<const char *>data + at, size)
@@ -175,12 +178,12 @@ cdef class SendPath:
 
 cdef long long as_signed(long long value) noexcept
 cdef bint is_send(long long code) noexcept
-@cython.locals(other=source, place=Py_ssize_t)
-cdef bint same(source data, Py_ssize_t at, Py_ssize_t size, bytes text) except -1
+@cython.locals(place=Py_ssize_t)
+cdef bint same(source data, Py_ssize_t at, Py_ssize_t size, source text) noexcept
 @cython.locals(place=Py_ssize_t)
 cdef bint equal(source data, Py_ssize_t at, Py_ssize_t other, Py_ssize_t size) noexcept
 cdef int hex_value(int byte) noexcept
 @cython.locals(number=int, name=bytes)
 cdef int long_name(source data, Py_ssize_t at, Py_ssize_t size) except -2
 @cython.locals(first=int, ruled=cython.bint)
-cdef int property_rule(source data, Py_ssize_t at, Py_ssize_t size) except -1
+cdef int property_rule(source data, Py_ssize_t at, Py_ssize_t size) noexcept

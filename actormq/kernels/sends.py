@@ -67,6 +67,10 @@ if not cython.compiled:
         """Set a cell of a ring; compiled, a release store."""
         cells[index] = value
 
+    def bytes_pointer(data: bytes) -> memoryview:
+        """Return where `data` lies."""
+        return memoryview(data)
+
     def text_at(data: memoryview, at: int, size: int) -> bytes:
         """Return a copy of some bytes."""
         return bytes(data[at : at + size])
@@ -298,7 +302,7 @@ class SendPath:
         if end - at < 12 or not same(data, at, 8, b'{"code":'):
             return SLOW
         at = self._number(data, at + 8, end)
-        if at < 0 or at >= end:
+        if at < 0 or at >= end or (data[at] != 44 and data[at] != 125):
             return SLOW
         self._code = self._value
         if not is_send(self._code):
@@ -534,7 +538,7 @@ class SendPath:
         store_u64(ring, at, size)
         at += 8
         store_u64(ring, at, ticket)
-        rows = pointer_const(topic.rows)
+        rows = bytes_pointer(topic.rows)
         store_u32(ring, at + 8, load_u32(rows, queue_id * 8))
         store_u32(ring, at + 12, load_u32(rows, queue_id * 8 + 4))
         store_u32(ring, at + 16, queue_id)
@@ -552,7 +556,7 @@ class SendPath:
         store_u32(ring, at + 64, topic_size | (properties_size << 16))
         store_u32(ring, at + 68, host_size)
         at += REQUEST_BYTES
-        copy_bytes(ring, at, pointer_const(born_host), host_size)
+        copy_bytes(ring, at, bytes_pointer(born_host), host_size)
         at += host_size
         copy_bytes(ring, at, advance(data, topic_at), topic_size)
         at += topic_size
@@ -610,7 +614,7 @@ class SendPath:
         unique = self._key_size
         if kept < 0 or (unique == 0 and not self._batch):
             return -1
-        copy_bytes(pointer(self._kept), kept, pointer_const(self._added), len(self._added))
+        copy_bytes(pointer(self._kept), kept, bytes_pointer(self._added), len(self._added))
         return kept + len(self._added)
 
     def _unescape(self, data: memoryview, at: int, size: int) -> int:
@@ -843,7 +847,7 @@ class SendPath:
         store_i32(out, 25, self._at - 29)
 
     def _put(self, piece: bytes) -> None:
-        copy_bytes(pointer(self._out), self._at, pointer_const(piece), len(piece))
+        copy_bytes(pointer(self._out), self._at, bytes_pointer(piece), len(piece))
         self._at += len(piece)
 
     def _put_number(self, value: int) -> None:
@@ -914,9 +918,8 @@ def is_send(code: int) -> bool:
 
 def same(data: memoryview, at: int, size: int, text: bytes) -> bool:
     """Whether `size` bytes at `at` are those of `text`."""
-    other = pointer_const(text)
     for place in range(size):  # noqa: SIM110 (compiled, a generator would be an object)
-        if data[at + place] != other[place]:
+        if data[at + place] != text[place]:
             return False
     return True
 
