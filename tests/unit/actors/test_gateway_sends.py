@@ -299,7 +299,7 @@ def sends(draw: st.DrawFn) -> bytes:
         remark=draw(st.sampled_from([None] * 15 + ["why"])),
     )
     data = bytearray(frame.encode(command))
-    if draw(st.integers(0, 9)) == 9:  # a byte of the header is another one
+    if command.code == code and draw(st.integers(0, 9)) == 9:  # a byte of the header is another one
         at = draw(st.integers(8, len(data) - 1))
         data[at] = draw(st.integers(0, 255) | st.sampled_from(list(b'"\\{},: 0u')))
     return bytes(data)
