@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import struct
 import sys
+from pathlib import Path
 from random import Random
 from types import ModuleType
 from typing import Any
 
 import pytest
+from gateway_rig import Rig, TcpPeer, send_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_rig import MemoryPort, SilentDoorbell
@@ -416,3 +418,34 @@ def test_no_more_than_there_are_slots(kernel: ModuleType) -> None:
     way.sends.acknowledge(way.log_end)
     assert len(way.link.frames()) == 6
     assert way.sends.idle
+
+
+@each_kernel
+def test_a_header_and_a_body_that_came_apart(kernel: ModuleType) -> None:
+    """Native clients' messages: the same request as from one frame."""
+    parts, whole = Way(kernel), Way(kernel)
+    for way in (parts, whole):
+        way.know("t")
+    data = request()
+    assert parts.sends.take_parts(parts.client, data[4:-4], b"body")
+    assert not parts.sends.take_parts(parts.client, data[4:-4], b"")
+    whole.feed(data, True)
+    for way in (parts, whole):
+        way.write([0])
+    assert parts.stored == whole.stored
+
+
+def test_where_access_is_controlled_every_send_is_looked_at(tmp_path: Path) -> None:
+    """Nothing is taken behind the back of who decides, however often he has agreed."""
+    rig = Rig(tmp_path)
+    rig.add_topic("t", 4)
+    peer = TcpPeer(rig)
+    asked: list[int] = []
+    rig.gateway.authorise = lambda client, description, command: asked.append(command.code)
+    try:
+        for number in range(3):
+            assert peer.ask(send_request(properties=f"UNIQ_KEY\x01U{number}\x02")).code == 0
+    finally:
+        peer.close()
+        rig.close()
+    assert asked == [310] * 3
