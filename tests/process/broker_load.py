@@ -45,6 +45,8 @@ GROUPS = ("first", "second")
 PRODUCERS = 2
 KEYS_EACH = 4
 CONSUMERS_EACH = 2
+DELAYED_A_SECOND = 10
+"""Of each producer."""
 LOG_LINE = re.compile(r"(?P<at>\S+ \S+) \w+ supervisor\S* (?P<role>\S+) (?P<what>was killed by|runs again)")
 PATIENCE_S = 60.0
 ANSWER_S = 5.0
@@ -172,6 +174,7 @@ class Load:
     dev: Dev
     folder: Path
     flush: str
+    delayed_a_second: int = DELAYED_A_SECOND
     story: Story = field(default_factory=Story)
     clients: list[subprocess.Popen[str]] = field(default_factory=list)
     producers: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -208,7 +211,7 @@ class Load:
                 self.start_client("consume", group)
         for number in range(PRODUCERS):
             keys = ",".join(f"p{number}k{key}" for key in range(KEYS_EACH))
-            self.producers.append(self.start_client("produce", keys))
+            self.producers.append(self.start_client("produce", keys, str(self.delayed_a_second)))
         for process in self.clients:
             assert process.stdout
             assert process.stdout.readline().strip() == "running"
@@ -382,13 +385,17 @@ class Load:
 
 @contextmanager
 def broker_under_load(
-    *, flush: str = "async", clients: bool = True, env: dict[str, str] | None = None
+    *,
+    flush: str = "async",
+    clients: bool = True,
+    env: dict[str, str] | None = None,
+    delayed_a_second: int = DELAYED_A_SECOND,
 ) -> Iterator[Load]:
     """Run `actormq dev` with clients for the length of a block; end whatever is left."""
     with tempfile.TemporaryDirectory(prefix="actormq-load-") as name:
         folder = Path(name)
         dev = start_dev(folder / "data", flush=flush, gateways=GATEWAYS, env=env)
-        load = Load(dev, folder, flush)
+        load = Load(dev, folder, flush, delayed_a_second)
         try:
             fields = {
                 "topic": TOPIC, "defaultTopic": "TBW102", "readQueueNums": str(QUEUES),

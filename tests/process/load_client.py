@@ -1,6 +1,7 @@
 """One client process under load, writing its own history for the checker.
 
-python load_client.py produce URL TOPIC HISTORY KEYS     until SIGTERM; one thread per key, in order
+python load_client.py produce URL TOPIC HISTORY KEYS DELAYED   until SIGTERM; one thread per key, in order,
+                                                               and one that sends so many delayed a second
 python load_client.py consume URL TOPIC GROUP HISTORY    until SIGTERM; orderly
 
 Notes in the history, for whoever measures: ``taken`` and ``left`` (group, queue), ``connected`` and
@@ -31,7 +32,6 @@ from actormq.client import (
 )
 from actormq.errors import ActorMQError
 
-DELAYED_EVERY_S = 0.1
 SEND_TIMEOUT_MS = 15_000
 _EVENTS = {"connected": "connected", "connection ended": "disconnected"}
 
@@ -99,10 +99,10 @@ class Load:
                 self._history.ack(name, queue_name(result.queue.queue_id), result.queue_offset)
             number += 1
 
-    def delayed(self, prefix: str) -> None:
+    def delayed(self, prefix: str, a_second: int) -> None:
         """Send messages that the scheduler delivers a second later."""
         number = 0
-        while not self._stop.wait(DELAYED_EVERY_S):
+        while not self._stop.wait(1 / a_second):
             name = f"{prefix}-{number}"
             self._history.send(name, digest_of(name.encode()), delayed=True)
             try:
@@ -119,13 +119,17 @@ class Load:
         self._stop.wait(0.02)
 
 
-def produce(url: str, topic: str, history: History, keys: list[str], stop: threading.Event) -> None:
+def produce(
+    url: str, topic: str, history: History, keys: list[str], delayed_a_second: int, stop: threading.Event
+) -> None:
     """Run one thread per key, and one for delayed messages."""
     settings = ProducerSettings(retries=0, send_timeout_ms=SEND_TIMEOUT_MS)
     with Producer(url, group="load", settings=settings) as producer:
         load = Load(producer, topic, history, stop)
         threads = [threading.Thread(target=load.one_key, args=(key,)) for key in keys]
-        threads.append(threading.Thread(target=load.delayed, args=(f"{DELAYED}-{keys[0]}",)))
+        if delayed_a_second:
+            arguments = (f"{DELAYED}-{keys[0]}", delayed_a_second)
+            threads.append(threading.Thread(target=load.delayed, args=arguments))
         for thread in threads:
             thread.start()
         print("running", flush=True)
@@ -164,7 +168,7 @@ def main() -> None:
     kind, url, topic, *rest = sys.argv[1:]
     if kind == "produce":
         history = open_history(Path(rest[0]))
-        produce(url, topic, history, rest[1].split(","), stop)
+        produce(url, topic, history, rest[1].split(","), int(rest[2]), stop)
     else:
         history = open_history(Path(rest[1]))
         consume(url, topic, rest[0], history, stop)
