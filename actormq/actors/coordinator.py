@@ -389,7 +389,7 @@ class CoordinatorActor(ProcessActor):
         faults.point("coordinator.ledger-written")
         self._note_files(box)
         self._persist(now)
-        if self._unsaved:
+        if files.TOPICS in self._unsaved:
             box.replies = [_told_unsaved(reply) for reply in box.replies]
         faults.point("coordinator.persisted")
         self._publish(box)
@@ -676,9 +676,12 @@ def _offset_items(table: Table) -> Iterable[tuple[str, dict[int, int]]]:
 
 
 def _told_unsaved(reply: Reply) -> Reply:
-    """Return the answer to a change that is in force, but would not survive the broker."""
+    """Return the answer to an administrator's change that is in force, but would not survive the broker.
+
+    Heartbeats, locks and send-backs have changed nothing that is lost with it: they succeed.
+    """
     command = reply.command
-    if command is None or not reply.tables or command.code != ResponseCode.SUCCESS:
+    if command is None or not reply.registration or command.code != ResponseCode.SUCCESS:
         return reply
     command.code = ResponseCode.SYSTEM_ERROR
     command.remark = (

@@ -69,6 +69,20 @@ class Listeners:
         self._sockets.clear()
 
 
+def resolve(advertised_host: str) -> str:
+    """Return the address by which records and message ids name this broker.
+
+    Raises:
+        ConfigError: the name has none.
+    """
+    try:
+        *_, address = socket.getaddrinfo(advertised_host, 0, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"advertised_host {advertised_host!r} cannot be resolved: {reason}") from None
+    return str(address[0])
+
+
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actormq.actors import control
-from actormq.actors.listeners import Listeners
+from actormq.actors.listeners import Listeners, resolve
 from actormq.actors.roles import RoleSpec, settle
 from actormq.actors.rundir import RunDir, prefix_of
 from actormq.actors.storelock import StoreLock
@@ -63,6 +63,8 @@ class Premises:
     ) -> None:
         with contextlib.ExitStack() as release:
             self._release = release
+            if store_root is not None:
+                resolve(config.advertised_host)  # here, once: every role that stores would trip over it
             self._lock(store_root)
             prefix = prefix_of(store_root)
             run_dir = self._run_dir(prefix, log)

@@ -14,16 +14,16 @@ publishing them is one store, as often as needed.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from actormq import faults
+from actormq.actors.listeners import resolve
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.config import StoreConfig
-from actormq.errors import ConfigError, StoreFailed
+from actormq.errors import StoreFailed
 from actormq.kernels import records
 from actormq.kernels.batches import BatchEncoder, Stop
 from actormq.kernels.rings import HEAD, TAIL, Cells
@@ -51,12 +51,7 @@ COMPLETIONS_WAIT_NS: Final = 10_000_000
 
 def store_host(host: str, port: int) -> bytes:
     """Return how records and offset message ids name this broker: address, then the port as i32."""
-    try:
-        *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"advertised_host {host!r} cannot be resolved: {reason}") from None
-    return pack_host(str(address[0]), port)
+    return pack_host(resolve(host), port)
 
 
 @dataclass(slots=True)

@@ -429,7 +429,10 @@ def test_rocketmqs_file_of_offsets_is_read(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_no_service(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The topic is there at once, but its creator is told that it is not safe; the file follows with room."""
+    """The topic is there at once, but its creator is told that it is not safe; the file follows with room.
+
+    Consumers notice nothing.
+    """
 
     def full(disk: Any, path: Path, table: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -439,6 +442,10 @@ def test_a_full_disk_stops_no_service(rig: Rig, monkeypatch: pytest.MonkeyPatch)
         answer = rig.ask(17, new_topic())
         assert (answer.code, "could not be written" in (answer.remark or "")) == (1, True)
         assert rig.topic("orders")
+        consumer = {"groupName": "g", "subscriptionDataSet": []}
+        assert rig.ask(34, None, {"clientID": "c", "consumerDataSet": [consumer]}).code == 0
+        lock = {"consumerGroup": "g", "clientId": "c", "mqSet": [{"topic": "orders", "queueId": 0}]}
+        assert rig.ask(41, None, lock).code == 0
         rig.broker.clock.advance_ms(1_000)
         rig.turn()
     assert "orders" not in rig.file("topics.json")["topicConfigTable"]
