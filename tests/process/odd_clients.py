@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import zmq
-from actormq_process import Dev
+from actormq_process import Dev, start_dev
 from gateway_process import PATIENCE_S, Peer, heartbeat
 from gateway_rig import pull_request, send_request
 
@@ -18,6 +22,16 @@ FRONTS = ("tcp json", "tcp binary", "zmq json", "zmq binary")
 MEGABYTE = 1 << 20
 DEEP = b'{"a":' * 500 + b"1" + b"}" * 500
 """JSON that nests too deeply."""
+
+
+@contextmanager
+def broker(folder: Path, *, flush: str = "async", env: dict[str, str] | None = None) -> Iterator[Dev]:
+    """Run `actormq dev` for the length of a block; what the block has not stopped is killed."""
+    dev = start_dev(folder, flush=flush, env=env)
+    try:
+        yield dev
+    finally:
+        dev.stop(by=signal.SIGKILL)
 
 
 class NativePeer:

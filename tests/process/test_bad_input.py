@@ -13,7 +13,7 @@ from gateway_rig import send_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from process.bad_requests import CASES, Request, ask, item, offset_of, pull, topic_of
-from process.odd_clients import FRONTS, TOPIC, Clients, Witness
+from process.odd_clients import FRONTS, TOPIC, Clients, Witness, broker
 
 from actormq.wire import json
 from actormq.wire.command import RemotingCommand
@@ -88,20 +88,19 @@ def test_without_auto_creation_an_unknown_topic_stays_unknown(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """17, and what to do; one that an administrator makes is there."""
-    closed = start_dev(
-        tmp_path_factory.mktemp("closed"), env={"ACTORMQ_COORDINATOR_AUTO_CREATE_TOPICS": "false"}
-    )
-    peer = Peer(closed)
-    for _ in range(2):
-        refused = peer.ask(send_request("unknown"))
-        assert (refused.code, (refused.remark or "").split("!")[0]) == (
-            17,
-            "topic[unknown] not exist, apply first please",
-        )
-    assert peer.ask(topic_of("unknown")()).code == 0
-    assert peer.ask(send_request("unknown")).code == 0
-    peer.close()
-    assert closed.stop() == 0
+    settings = {"ACTORMQ_COORDINATOR_AUTO_CREATE_TOPICS": "false"}
+    with broker(tmp_path_factory.mktemp("closed"), env=settings) as closed:
+        peer = Peer(closed)
+        for _ in range(2):
+            refused = peer.ask(send_request("unknown"))
+            assert (refused.code, (refused.remark or "").split("!")[0]) == (
+                17,
+                "topic[unknown] not exist, apply first please",
+            )
+        assert peer.ask(topic_of("unknown")()).code == 0
+        assert peer.ask(send_request("unknown")).code == 0
+        peer.close()
+        assert closed.stop() == 0
 
 
 # --- anything --------------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from actormq_process import Dev, running_dev, start_dev
+from actormq_process import Dev, running_dev
 from gateway_process import Peer, until
 from gateway_rig import send_request
+from process.odd_clients import broker
 from server_process import running
 
 from actormq.actors.rundir import prefix_of
@@ -258,11 +259,11 @@ def port_of(dev: Dev) -> str:
 def test_what_was_refused_can_be_started_once_it_is_put_right(tmp_path: Path) -> None:
     """A broken table, mended, has not cost a message: neither refusal nor mending touched the store."""
     root = tmp_path / "store"
-    dev = start_dev(root)
-    peer = Peer(dev)
-    assert peer.ask(send_request("kept")).code == 0
-    peer.close()
-    assert dev.stop() == 0
+    with broker(root) as dev:
+        peer = Peer(dev)
+        assert peer.ask(send_request("kept")).code == 0
+        peer.close()
+        assert dev.stop() == 0
     table = root / "config/topics.json"
     whole = table.read_text()
     (root / "config/topics.json.bak").unlink(missing_ok=True)
@@ -270,9 +271,9 @@ def test_what_was_refused_can_be_started_once_it_is_put_right(tmp_path: Path) ->
     code, said = refused("dev", *FREE_PORTS, "--data-dir", str(root), store=root)
     assert (code, "topics.json: bad JSON" in said) == (2, True)
     table.write_text(whole)
-    dev = start_dev(root)
-    assert "after=clean stop" in "".join(dev.errors)
-    peer = Peer(dev)
-    assert peer.ask(send_request("kept")).fields["queueOffset"] == "1"
-    peer.close()
-    assert dev.stop() == 0
+    with broker(root) as dev:
+        assert "after=clean stop" in "".join(dev.errors)
+        peer = Peer(dev)
+        assert peer.ask(send_request("kept")).fields["queueOffset"] == "1"
+        peer.close()
+        assert dev.stop() == 0
