@@ -80,6 +80,7 @@ def actormq(flush: str, *, small: bool = False) -> Iterator[Server]:
             line = process.stdout.readline()
             if not line.startswith("ready"):
                 raise RuntimeError(f"actormq dev did not start: {line!r}")
+            ours = project()
             ready = dict(word.split("=", 1) for word in line.split() if "=" in word)
             yield Server(
                 kind="actormq",
@@ -88,7 +89,9 @@ def actormq(flush: str, *, small: bool = False) -> Iterator[Server]:
                 url=f"zmq://{ready['namesrv-zmq']}",
                 pids=(process.pid,),
                 about={
-                    "version": f"ActorMQ {project()['version']}",
+                    "version": f"ActorMQ {ours['version']}",
+                    # Of this start: half an hour of measuring must not be credited to one commit.
+                    "commit": ours["commit"] + "+" * ours["changed"],
                     "kernels": ready["kernels"],
                     "durability": f"{flush} flush",
                     "log file": f"{int(sizes['ACTORMQ_STORE_LOG_FILE_BYTES']) >> 20} MiB",
