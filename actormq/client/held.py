@@ -38,6 +38,7 @@ class HeldQueue:
     __slots__ = (
         "backlog",
         "broker_id",
+        "failures",
         "idle",
         "is_in_listener",
         "is_released",
@@ -63,6 +64,8 @@ class HeldQueue:
         self.next_offset = start
         self.persisted = persisted
         self.broker_id = 0
+        self.failures = 0
+        """Pulls in a row that ended with an error."""
         self.pulled_at_ms = 0
         self.room = Signal()
         """Set when a pull may go on: the window has room, or the consumer was resumed."""

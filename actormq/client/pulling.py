@@ -25,8 +25,9 @@ from actormq.message import QueueOffset
 log = logging.getLogger("actormq.client")
 
 _FLOW_CONTROL_PAUSE_MS = 20
-_LOST_PAUSE_MS = 100
-"""After a lost connection: the broker's gateway is probably being replaced."""
+_FIRST_PAUSE_MS = 100
+"""After an error, doubled by each further one: a gateway that died is replaced within this time, and our
+heartbeat may reach its successor after our pull."""
 _TOO_QUICK_MS = 5
 _QUICK_PAUSE_MS = 50
 """A broker that answers "nothing new" at once does not hold pulls; do not spin."""
@@ -65,6 +66,7 @@ class Puller:
                 continue
             try:
                 pause_ms = await self._pull_once(held, subscription)
+                held.failures = 0
             except (ClientError, PeerError) as error:
                 pause_ms = self._pause_after(held, error)
             if pause_ms:
@@ -73,12 +75,12 @@ class Puller:
     def _pause_after(self, held: HeldQueue, error: ClientError | PeerError) -> int:
         if isinstance(error, RequestRefused) and error.response_code == ResponseCode.FLOW_CONTROL:
             return _FLOW_CONTROL_PAUSE_MS
-        if isinstance(error, ConnectionLost):
-            return _LOST_PAUSE_MS
-        log.warning("pulling %s: %s", held.queue, error)
+        if not isinstance(error, ConnectionLost):
+            log.warning("pulling %s: %s", held.queue, error)
         if error.response_code in _UNKNOWN_TO_BROKER:
             self._session.beat_now()
-        return self._settings.pause_after_error_ms
+        held.failures += 1
+        return min(_FIRST_PAUSE_MS << min(held.failures - 1, 16), self._settings.pause_after_error_ms)
 
     async def _pull_once(self, held: HeldQueue, subscription: Subscription) -> int:
         """Pull once; return how long to rest before the next one, in milliseconds."""

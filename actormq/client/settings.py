@@ -170,6 +170,7 @@ class ConsumerSettings:
     """How long the broker may hold a pull that finds nothing."""
     pull_timeout_ms: int = 30_000
     pause_after_error_ms: int = 1_000
+    """How long a queue rests at most after pulls that failed (RocketMQ: always 3 s)."""
     commit_interval_ms: int = 5_000
     rebalance_interval_ms: int = 20_000
     rebalance_soon_ms: int = 1_000

@@ -202,8 +202,26 @@ def test_a_broker_that_forgot_the_subscription_is_told_again(world: World) -> No
     heartbeats = world.cluster.count(RequestCode.HEART_BEAT)
     world.cluster.refuse[RequestCode.PULL_MESSAGE] = [ResponseCode.SUBSCRIPTION_NOT_EXIST] * 4
     world.put(8)
-    world.wait_for(8)
+    assert world.wait_for(8) < 500, "the pull overtook the heartbeat, no more"
     assert world.cluster.count(RequestCode.HEART_BEAT) > heartbeats
+
+
+def test_a_broker_that_refuses_for_long_is_asked_once_a_second(world: World) -> None:
+    """The pauses grow up to `pause_after_error_ms`, and begin anew once a pull has succeeded."""
+    world.client().consumer("g", world.listen, **FIRST)
+    world.loop.run_for(1_000)
+    world.cluster.refuse[RequestCode.PULL_MESSAGE] = [ResponseCode.SYSTEM_ERROR] * 1_000
+    world.put(4)
+    world.loop.run_for(3_000)
+    before = world.cluster.count(RequestCode.PULL_MESSAGE)
+    world.loop.run_for(10_000)
+    assert world.cluster.count(RequestCode.PULL_MESSAGE) - before <= 5 * 11
+    world.cluster.refuse[RequestCode.PULL_MESSAGE] = []
+    world.loop.run_for(1_100)
+    world.cluster.refuse[RequestCode.PULL_MESSAGE] = [ResponseCode.SYSTEM_ERROR] * 4
+    for count in (8, 12):  # the pulls that waited have the first four, those after them fail
+        world.put(4)
+        assert world.wait_for(count) <= 300
 
 
 def test_flow_control_is_a_short_pause(world: World) -> None:
