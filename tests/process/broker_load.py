@@ -249,14 +249,16 @@ class Load:
         row = self.roles().get(role, {})
         return int(row["pid"]) if row.get("state") in ("RUNNING", "WRITING", "SYNCING") else 0
 
-    def kill(self, role: str) -> None:
-        """Kill a role and return when its successor runs."""
-        before = self.pid_of(role)
-        assert before, f"{role} does not run"
-        fault = Fault("kill", role, time.monotonic_ns())
-        os.kill(before, signal.SIGKILL)
+    def kill(self, *roles: str) -> None:
+        """Kill roles, all at once, and return when their successors run."""
+        before = {role: self.pid_of(role) for role in roles}
+        assert all(before.values()), f"they do not all run: {before}"
+        fault = Fault("kill", "+".join(roles), time.monotonic_ns())
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
         self.faults.append(fault)
-        await_true(f"a new {role}", lambda: self.pid_of(role) not in (0, before))
+        for role, pid in before.items():
+            await_true(f"a new {role}", lambda role=role, pid=pid: self.pid_of(role) not in (0, pid))
         fault.back_ns = time.monotonic_ns()
 
     def kill_supervisor(self) -> None:

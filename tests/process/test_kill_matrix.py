@@ -86,6 +86,18 @@ def test_a_role_may_die_again_and_again(role: str, flush: str, record: Record) -
 
 
 @pytest.mark.parametrize("flush", ["async", "sync"])
+def test_two_roles_may_die_at_once(flush: str, record: Record) -> None:
+    """Whatever two they are, again and again."""
+    chance = random.Random(flush)
+    with broker_under_load(flush=flush) as load:
+        for _ in range(KILLS):
+            load.await_flow(time.monotonic_ns(), chance.randrange(1, 40))
+            load.kill(*chance.sample(ROLES, 2))
+            load.await_flow(load.faults[-1].at_ns)
+        record(load, f"two at once {flush}")
+
+
+@pytest.mark.parametrize("flush", ["async", "sync"])
 def test_the_supervisor_may_die_again_and_again(flush: str, record: Record) -> None:
     """Everybody goes with it; each next start has all that was acknowledged."""
     with broker_under_load(flush=flush) as load:
@@ -109,7 +121,6 @@ def test_a_role_that_sleeps_is_waited_for(role: str, record: Record) -> None:
 
 # --- fault points ------------------------------------------------------------------------------------------
 
-DELETE_TOPIC = 215
 SMALL_FILES = {"ACTORMQ_STORE_LOG_FILE_BYTES": str(1 << 20), "ACTORMQ_STORE_BODY_BYTES_MAX": str(256 << 10)}
 FORGETFUL = {
     **SMALL_FILES,
@@ -127,10 +138,8 @@ def points(role: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r'faults\.point\("([^"]+)"\)', source)))
 
 
-SPECIAL = {
-    "writer.recovered", "flusher.marked-clean", "dispatcher.queue-removed", "coordinator.rows-opened",
-}  # fmt: skip
-"""Reached by what a test of its own does."""
+SPECIAL = {"writer.recovered", "flusher.marked-clean", "dispatcher.queue-removed"}
+"""Reached by what a test of its own does; queues are removed with topics only, which no client can yet."""
 SELDOM = re.compile(r"cleaner\.|\w+\.offsets|writer\.blank|flusher\.(?!log)")
 """Reached every few seconds; without sync flush so are all points of the flusher."""
 ARMED_ROLES = ("writer", "flusher", "dispatcher", "coordinator", "scheduler", "cleaner", "gateway")
@@ -210,25 +219,25 @@ def test_death_of_recovery_at_each_point(record: Record) -> None:
         record(load, "recovery.*")
 
 
-def topic_request(code: int, topic: str) -> tuple[int, dict[str, str]]:
+def topic_request(topic: str) -> tuple[int, dict[str, str]]:
     fields = {
         "topic": topic, "defaultTopic": "TBW102", "readQueueNums": "4", "writeQueueNums": "4", "perm": "6",
         "topicFilterType": "SINGLE_TAG", "order": "false",
     }  # fmt: skip
-    return code, fields
+    return CREATE_TOPIC, fields
 
 
-@pytest.mark.parametrize("point", ["dispatcher.queue-removed", "coordinator.rows-opened:2"])
-def test_death_while_topics_come_and_go(point: str, record: Record) -> None:
-    """Another topic is made and deleted meanwhile."""
+def test_death_while_topics_are_made(record: Record) -> None:
+    """Rows are open, and no topic has them yet."""
+    point = "coordinator.rows-opened:200"
     with broker_under_load(env={"ACTORMQ_FAULT": point}) as load:
         number = 0
-        role = point.partition(".")[0]
-        while load.incarnations()[role] < 2:
-            assert number < 200
-            other, number = f"other-{number % 3}", number + 1
-            for code in (CREATE_TOPIC, DELETE_TOPIC):
-                assert call(load.dev.broker, *topic_request(code, other)).code == 0
+        while load.incarnations()["coordinator"] == 1:
+            number += 1
+            answer = call(load.dev.broker, *topic_request(f"other-{number}"))
+            assert answer.code in (0, 1), answer.remark  # an answer that died with it is an error
+        for other in range(1, number + 1):
+            assert call(load.dev.broker, *topic_request(f"other-{other}")).code == 0
         load.await_flow(time.monotonic_ns())
         load.note_deaths()
         record(load, point)
