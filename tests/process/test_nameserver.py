@@ -171,7 +171,17 @@ def test_what_cannot_start_says_why(tmp_path: Path, arguments: list[str], senten
         port = str(taken.getsockname()[1])
         words = [word.format(taken=port) for word in arguments]
         done = subprocess.run(
-            [sys.executable, "-m", "actormq.cli.main", "namesrv", "--data-dir", str(tmp_path), *words],
+            [
+                sys.executable,
+                "-m",
+                "actormq.cli.main",
+                "namesrv",
+                "--zmq-port",
+                "0",
+                "--data-dir",
+                str(tmp_path),
+                *words,
+            ],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
@@ -185,7 +195,7 @@ def test_what_cannot_start_says_why(tmp_path: Path, arguments: list[str], senten
 def test_a_broken_kv_file_is_named(tmp_path: Path) -> None:
     """A file that is no JSON is not overwritten: the start is refused."""
     (tmp_path / "kv.json").write_text("{nonsense")
-    (tmp_path / "n.toml").write_text(f"[namesrv]\nkv_path = '{tmp_path}/kv.json'\n")
+    (tmp_path / "n.toml").write_text(f"[namesrv]\nzmq_port = 0\nkv_path = '{tmp_path}/kv.json'\n")
     done = subprocess.run(
         [sys.executable, "-m", "actormq.cli.main", "namesrv", "-c", str(tmp_path / "n.toml"), "--port", "0"],
         capture_output=True,
