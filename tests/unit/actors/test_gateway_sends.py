@@ -308,7 +308,7 @@ def sends(draw: st.DrawFn) -> bytes:
 
 
 @each_kernel
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(
     st.lists(st.lists(sends(), max_size=6), min_size=1, max_size=4),
     st.lists(st.sampled_from([0, 0, 0, 0, *map(int, PutStatus)]), min_size=1, max_size=5),
