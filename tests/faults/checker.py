@@ -57,9 +57,11 @@ class History:
     def close(self) -> None:
         os.close(self._fd)
 
-    def add(self, kind: str, *fields: Any) -> None:
+    def add(self, kind: str, *fields: Any, at_ns: int | None = None) -> None:
+        """Write a line.  With `at_ns` it is the caller who keeps the lines in the order of their times."""
         with self._lock:
-            os.write(self._fd, orjson.dumps([time.monotonic_ns(), kind, *fields]) + b"\n")
+            at_ns = time.monotonic_ns() if at_ns is None else at_ns
+            os.write(self._fd, orjson.dumps([at_ns, kind, *fields]) + b"\n")
 
     def send(
         self, message: Id, digest: str = "", key: str | None = None, seq: int = 0, *, delayed: bool = False
@@ -82,8 +84,13 @@ class History:
     def commit(self, group: str, queue: str, offset: int) -> None:
         self.add("commit", group, queue, offset)
 
-    def end(self, queue: str, offset: int) -> None:
-        self.add("end", queue, offset)
+    def end(self, queue: str, offset: int, at_ns: int | None = None) -> None:
+        """Note a queue's end.
+
+        Args:
+            at_ns: before it was asked for, where others send meanwhile.
+        """
+        self.add("end", queue, offset, at_ns=at_ns)
 
     def expect(self, group: str) -> None:
         self.add("expect", group)

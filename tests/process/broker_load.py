@@ -258,8 +258,11 @@ class Load:
             os.kill(pid, signal.SIGKILL)
         self.faults.append(fault)
         for role, pid in before.items():
-            await_true(f"a new {role}", lambda role=role, pid=pid: self.pid_of(role) not in (0, pid))
+            self._await_other(role, pid)
         fault.back_ns = time.monotonic_ns()
+
+    def _await_other(self, role: str, pid: int) -> None:
+        await_true(f"a new {role}", lambda: self.pid_of(role) not in (0, pid))
 
     def kill_supervisor(self) -> None:
         """Kill the supervisor and return when everybody is gone; `restart` comes next."""
@@ -337,8 +340,9 @@ class Load:
         """Note every queue's end: nobody may have received more."""
         history = checker.History(self._new_history())
         for queue in range(QUEUES):
+            asked_ns = time.monotonic_ns()
             answer = call(self.dev.broker, MAX_OFFSET, {"topic": TOPIC, "queueId": str(queue)})
-            history.end(queue_name(queue), int(answer.fields["offset"]))
+            history.end(queue_name(queue), int(answer.fields["offset"]), asked_ns)
         history.close()
 
     # -- the end
