@@ -22,6 +22,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("actormq/kernels")
+HEADERS = sorted(KERNELS.glob("*.h"))
 DIRECTIVES = {"language_level": 3, "show_performance_hints": False}
 """The rest is Python's own meaning; a kernel that is sure of its bounds says so in its first lines:
 ``# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True``.
@@ -34,7 +35,7 @@ def _warn(sentence: str) -> None:
 
 def _drop_stale(source: Path) -> None:
     """Remove extensions older than their source: they would run instead of it and hide the change."""
-    inputs = [source, source.with_suffix(".pxd"), KERNELS / "atomics.h", KERNELS / "atomics.pxd"]
+    inputs = [source, source.with_suffix(".pxd"), *HEADERS, KERNELS / "atomics.pxd", KERNELS / "records.pxd"]
     changed = max(path.stat().st_mtime for path in inputs if path.exists())
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         built = source.with_suffix(suffix)
@@ -46,7 +47,7 @@ def _extension(source: Path) -> Extension:
     return Extension(
         ".".join(source.with_suffix("").parts),
         [str(source)],
-        depends=[str(KERNELS / "atomics.h")],
+        depends=[str(header) for header in HEADERS],
         include_dirs=[str(KERNELS)],
         extra_compile_args=["-O3", "-g0", "-fno-strict-aliasing"],
     )

@@ -15,6 +15,9 @@ static inline amq_cell amq_fetch_add(amq_cell *cell, amq_cell value) { return __
 
 static inline void amq_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
+/* Have a byte that is soon changed brought near; never faults. */
+static inline void amq_prefetch(const void *at) { __builtin_prefetch(at, 1); }
+
 /* One turn of a spinning wait. */
 static inline void amq_pause(void) {
 #if defined(__x86_64__) || defined(__i386__)

@@ -9,3 +9,4 @@ cdef extern from "atomics.h" nogil:
     unsigned long long amq_fetch_add(unsigned long long *cell, unsigned long long value)
     void amq_full_fence()
     void amq_pause()
+    void amq_prefetch(const void *at)

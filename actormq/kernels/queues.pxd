@@ -4,6 +4,7 @@ cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from libc.string cimport memchr, memcmp
 
+from actormq.kernels.atomics cimport amq_prefetch
 from actormq.kernels.records cimport (
     check_record, load_i16, load_i32, load_i64, pointer, pointer_const, store_i32, store_i64)
 
@@ -12,6 +13,8 @@ cdef enum:
     _KEYS = 2
     _UNIQUE = 4
     _DELAY = 6
+    # How far before its turn a key's slot is asked for: 16 keys.
+    _AHEAD_BYTES = 320
 
 # These replace the functions of the same names that the .py defines when uncompiled.
 cdef inline Py_ssize_t find_byte(const unsigned char *data, Py_ssize_t at, Py_ssize_t end, int value) noexcept:
@@ -41,56 +44,67 @@ cdef inline bint equal_bytes(
 cdef inline long long *numbers(long long[::1] view) noexcept:
     return &view[0]
 
-cdef inline unsigned char *grow(bytearray data, Py_ssize_t more) except NULL:
-    cdef Py_ssize_t at = PyByteArray_GET_SIZE(data)
-    PyByteArray_Resize(data, at + more)
-    return <unsigned char *>PyByteArray_AS_STRING(data) + at
-
-cdef inline void append_key(bytearray keys, int key_hash, long long log_offset, long long store_timestamp) except *:
-    cdef unsigned char *out = grow(keys, 20)
+cdef inline Py_ssize_t append_key(
+        bytearray keys, Py_ssize_t used, int key_hash, long long log_offset, long long store_timestamp) except -1:
+    if used + 20 > PyByteArray_GET_SIZE(keys):
+        PyByteArray_Resize(keys, used * 2 + 4000)
+    cdef unsigned char *out = <unsigned char *>PyByteArray_AS_STRING(keys) + used
     store_i32(out, 0, key_hash)
     store_i64(out, 4, log_offset)
     store_i64(out, 12, store_timestamp)
+    return used + 20
 
-cdef inline void append_entry(bytearray entries, long long log_offset, int size, long long code) except *:
-    cdef unsigned char *out = grow(entries, 20)
+cdef inline Py_ssize_t append_entry(
+        bytearray entries, Py_ssize_t used, long long log_offset, int size, long long code) except -1:
+    if used + 20 > PyByteArray_GET_SIZE(entries):
+        PyByteArray_Resize(entries, used * 2 + 200)
+    cdef unsigned char *out = <unsigned char *>PyByteArray_AS_STRING(entries) + used
     store_i64(out, 0, log_offset)
     store_i32(out, 8, size)
     store_i64(out, 12, code)
+    return used + 20
+
+cdef inline int trim(bytearray data, Py_ssize_t used) except -1:
+    PyByteArray_Resize(data, used)
+    return 0
+
+cdef inline void prefetch(unsigned char *data, Py_ssize_t at) noexcept:
+    amq_prefetch(data + at)
 
 @cython.locals(value=cython.uint, end=cython.Py_ssize_t, position=cython.Py_ssize_t, units=bytes, high=cython.uint,
                low=cython.uint)
 cdef unsigned int hash_text(const unsigned char *data, Py_ssize_t at, Py_ssize_t size, unsigned int seed) except? 7
-@cython.locals(item_end=cython.Py_ssize_t, value_at=cython.Py_ssize_t, key_size=cython.Py_ssize_t, which=cython.int,
-               name=cython.int)
+@cython.locals(item_end=cython.Py_ssize_t, value_at=cython.Py_ssize_t, which=cython.int, name=cython.int)
 cdef void find_properties(const unsigned char *data, Py_ssize_t at, Py_ssize_t end, long long *places) noexcept
-@cython.locals(at=cython.Py_ssize_t, end=cython.Py_ssize_t, word_end=cython.Py_ssize_t, topic_hash=cython.uint,
-               value=cython.uint)
-cdef void add_keys(
-    bytearray keys, const unsigned char *data, Py_ssize_t topic_at, Py_ssize_t topic_size, long long *places,
-    long long log_offset, long long store_timestamp) except *
+@cython.locals(at=cython.Py_ssize_t, end=cython.Py_ssize_t, word_end=cython.Py_ssize_t, value=cython.uint)
+cdef Py_ssize_t add_keys(
+    bytearray keys, Py_ssize_t used, const unsigned char *data, unsigned int topic_hash, long long *places,
+    long long log_offset, long long store_timestamp) except -1
 @cython.locals(entries=bytearray)
 cdef bytearray open_run(list runs, dict open_runs, long long row, long long queue_offset)
 @cython.locals(size_of_view=cython.Py_ssize_t, at=cython.Py_ssize_t, reason=cython.int, records=cython.longlong,
-               last_timestamp=cython.longlong, row=cython.longlong, row_topic_at=cython.Py_ssize_t,
-               row_topic_size=cython.Py_ssize_t, row_queue_id=cython.int, size=cython.int, sys_flag=cython.int,
-               store_at=cython.Py_ssize_t, store_timestamp=cython.longlong, body_at=cython.Py_ssize_t,
-               topic_at=cython.Py_ssize_t, topic_size=cython.Py_ssize_t, transaction=cython.int, queue_id=cython.int,
-               code=cython.longlong, queue_offset=cython.longlong)
+               last_timestamp=cython.longlong, known_at=cython.Py_ssize_t, known_size=cython.Py_ssize_t,
+               topic_hash=cython.longlong, row=cython.longlong, row_queue_id=cython.int, entries=bytearray,
+               entries_used=cython.Py_ssize_t, keys_used=cython.Py_ssize_t, run_row=cython.longlong,
+               run_end=cython.longlong, size=cython.int, sys_flag=cython.int, store_at=cython.Py_ssize_t,
+               store_timestamp=cython.longlong, body_at=cython.Py_ssize_t, topic_at=cython.Py_ssize_t,
+               topic_size=cython.Py_ssize_t, transaction=cython.int, queue_id=cython.int, code=cython.longlong,
+               queue_offset=cython.longlong)
 cpdef object dispatch(
     object view, Py_ssize_t start, Py_ssize_t limit, long long base_log_offset, dict rows, list delay_ms,
     bint index=*, bytes schedule_topic=*)
-@cython.locals(end=cython.Py_ssize_t, entries_at=cython.Py_ssize_t, number=cython.int, key_hash=cython.int,
-               log_offset=cython.longlong, timestamp=cython.longlong, end_offset=cython.longlong)
+@cython.locals(end=cython.Py_ssize_t, entries_at=cython.Py_ssize_t, slot_count=cython.int, number=cython.int,
+               ahead=cython.Py_ssize_t, key_hash=cython.int, log_offset=cython.longlong, timestamp=cython.longlong,
+               begin=cython.longlong, end_offset=cython.longlong)
 cpdef Py_ssize_t put_index(object view, Py_ssize_t slots, long long entries_max, object keys, Py_ssize_t at=*) except -1
 @cython.locals(entry=cython.Py_ssize_t)
 cdef bint index_has(
     unsigned char *out, Py_ssize_t entries_at, int number, int key_hash, long long log_offset) noexcept
 @cython.locals(slot_at=cython.Py_ssize_t, entry_at=cython.Py_ssize_t, newest=cython.int, previous=cython.int,
-               begin=cython.longlong, seconds=cython.longlong)
+               seconds=cython.longlong)
 cdef void put_key(
-    unsigned char *out, Py_ssize_t slots, Py_ssize_t entries_at, int number, int key_hash, long long log_offset,
-    long long timestamp) noexcept
+    unsigned char *out, int slots, Py_ssize_t entries_at, int number, int key_hash, long long log_offset,
+    long long timestamp, long long begin) noexcept
 @cython.locals(end=cython.Py_ssize_t, only=cython.longlong, only_one=cython.bint, range_start=cython.longlong,
                range_end=cython.longlong, messages=cython.longlong, total=cython.longlong, at=cython.Py_ssize_t,
                log_offset=cython.longlong, size=cython.int, code=cython.longlong)

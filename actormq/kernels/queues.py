@@ -66,19 +66,28 @@ if not cython.compiled:
         """Say whether `size` bytes are the same."""
         return data[at : at + size] == other[other_at : other_at + size]
 
-    def append_key(keys: bytearray, key_hash: int, log_offset: int, store_timestamp: int) -> None:
-        """Add one `KEY` unit to `keys`."""
+    def append_key(keys: bytearray, used: int, key_hash: int, log_offset: int, store_timestamp: int) -> int:
+        """Add one `KEY` unit to `keys`, of which `used` bytes count; return how many do now."""
         keys += KEY.pack(key_hash, log_offset, store_timestamp)
+        return used + KEY_BYTES
 
-    def append_entry(entries: bytearray, log_offset: int, size: int, code: int) -> None:
-        """Add one queue entry to `entries`."""
+    def append_entry(entries: bytearray, used: int, log_offset: int, size: int, code: int) -> int:
+        """Add one queue entry to `entries`, of which `used` bytes count; return how many do now."""
         entries += ENTRY.pack(log_offset, size, code)
+        return used + ENTRY_BYTES
+
+    def trim(data: bytearray, used: int) -> None:
+        """Give back what `data` has beyond the bytes that count; only compiled there is such a thing."""
+
+    def prefetch(data: memoryview, at: int) -> None:
+        """Say that this byte is soon changed; compiled, it begins its way to the processor."""
 
     # Where `find_properties` puts what it finds: position and size of each value.
     _TAGS: Final = 0
     _KEYS: Final = 2
     _UNIQUE: Final = 4
     _DELAY: Final = 6
+    _AHEAD_BYTES: Final = 320
 
 UNKNOWN_QUEUE: Final = 16
 """`dispatch` stopped before a record whose queue has no row yet (goes on where `ScanEnd` stops)."""
@@ -122,6 +131,19 @@ def hash_text(data: memoryview, at: int, size: int, seed: int) -> int:
     value = seed
     end = at + size
     position = at
+    # Four at once: each multiplication of `value` waits for the one before.
+    while (
+        position + 4 <= end
+        and (data[position] | data[position + 1] | data[position + 2] | data[position + 3]) < 128
+    ):
+        value = wrap(
+            923521 * value
+            + 29791 * data[position]
+            + 961 * data[position + 1]
+            + 31 * data[position + 2]
+            + data[position + 3]
+        )
+        position += 4
     while position < end and data[position] < 128:
         value = wrap(31 * value + data[position])
         position += 1
@@ -142,21 +164,25 @@ def find_properties(data: memoryview, at: int, end: int, places: Any) -> None:
         places[which] = -1
     while at < end:
         item_end = find_byte(data, at, end, 2)
-        value_at = find_byte(data, at, item_end, 1) + 1
-        key_size = value_at - 1 - at
+        # None of the names has a 0x01 in it: one that is followed by 0x01 is the whole key.
         which = -1
-        if key_size == 4:
+        value_at = at + 5
+        if value_at < item_end:
             name = load_i32(data, at)
-            if name == 0x54414753:
-                which = _TAGS
-            elif name == 0x4B455953:
-                which = _KEYS
-        elif key_size == 8:
-            if load_i32(data, at) == 0x554E4951 and load_i32(data, at + 4) == 0x5F4B4559:
-                which = _UNIQUE
-        elif key_size == 5 and load_i32(data, at) == 0x44454C41 and data[at + 4] == 0x59:
-            which = _DELAY
-        if which >= 0 and value_at < item_end:
+            if data[at + 4] == 1:
+                if name == 0x54414753:
+                    which = _TAGS
+                elif name == 0x4B455953:
+                    which = _KEYS
+            elif name == 0x554E4951:
+                value_at = at + 9
+                if value_at < item_end and load_i32(data, at + 4) == 0x5F4B4559 and data[at + 8] == 1:
+                    which = _UNIQUE
+            elif name == 0x44454C41 and data[at + 4] == 0x59 and data[at + 5] == 1:
+                value_at = at + 6
+                if value_at < item_end:
+                    which = _DELAY
+        if which >= 0:
             places[which] = value_at
             places[which + 1] = item_end - value_at
         at = item_end + 1
@@ -164,31 +190,32 @@ def find_properties(data: memoryview, at: int, end: int, places: Any) -> None:
 
 def add_keys(
     keys: bytearray,
+    used: int,
     data: memoryview,
-    topic_at: int,
-    topic_size: int,
+    topic_hash: int,
     places: Any,
     log_offset: int,
     store_timestamp: int,
-) -> None:
-    """Add the unit of the unique key, then one of each word of KEYS."""
-    at = places[_KEYS]
-    if at < 0 and places[_UNIQUE] < 0:
-        return
-    # A key is hashed as ``topic#key``; 35 is the '#'.
-    topic_hash = wrap(31 * hash_text(data, topic_at, topic_size, 0) + 35)
+) -> int:
+    """Add the unit of the unique key, then one of each word of KEYS; return how many bytes of `keys` count.
+
+    Args:
+        topic_hash: of ``topic#``, with which each key begins.
+    """
     if places[_UNIQUE] >= 0:
         value = hash_text(data, places[_UNIQUE], places[_UNIQUE + 1], topic_hash)
-        append_key(keys, index_hash(value), log_offset, store_timestamp)
+        used = append_key(keys, used, index_hash(value), log_offset, store_timestamp)
+    at = places[_KEYS]
     if at < 0:
-        return
+        return used
     end = at + places[_KEYS + 1]
     while at < end:
         word_end = find_byte(data, at, end, 32)
         if word_end > at:
             value = hash_text(data, at, word_end - at, topic_hash)
-            append_key(keys, index_hash(value), log_offset, store_timestamp)
+            used = append_key(keys, used, index_hash(value), log_offset, store_timestamp)
         at = word_end + 1
+    return used
 
 
 def delivery_time(text: bytes, delay_ms: list[int], store_timestamp: int, otherwise: int) -> int:
@@ -236,15 +263,22 @@ def dispatch(
     runs: list[tuple[int, int, bytearray]] = []
     open_runs: dict[int, tuple[int, bytearray]] = {}
     keys = bytearray()
+    keys_used = 0
     at = start
     reason = 0
     records = 0
     last_timestamp = 0
-    # The queue of the record before: most often the same, and cheaper to compare than to look up.
+    # The topic and queue of the record before: most often the same, and cheaper to compare than to look up.
+    known_at = 0
+    known_size = -1
+    topic_hash = -1
     row = -1
-    row_topic_at = 0
-    row_topic_size = -1
     row_queue_id = 0
+    # The run that is being written, and where it goes on.
+    entries = bytearray()
+    entries_used = 0
+    run_row = -1
+    run_end = 0
     while at < limit:
         size = check_record(data, at, size_of_view, base_log_offset + at, False)
         if size <= 0:
@@ -263,22 +297,21 @@ def dispatch(
         else:
             topic_size = load_i16(data, topic_at)
             topic_at += 2
+        if topic_size != known_size or not equal_bytes(data, topic_at, data, known_at, topic_size):
+            known_at = topic_at
+            known_size = topic_size
+            topic_hash = -1
+            row = -1
         find_properties(data, topic_at + topic_size + 2, at + size, places)
         transaction = sys_flag & 0xC
         if transaction == 0 or transaction == 8:
             queue_id = load_i32(data, at + 12)
-            if (
-                queue_id != row_queue_id
-                or topic_size != row_topic_size
-                or not equal_bytes(data, topic_at, data, row_topic_at, topic_size)
-            ):
+            if row < 0 or queue_id != row_queue_id:
                 found = rows.get((bytes(data[topic_at : topic_at + topic_size]), queue_id))
                 if found is None:
                     reason = 16
                     break
                 row = found
-                row_topic_at = topic_at
-                row_topic_size = topic_size
                 row_queue_id = queue_id
             code = 0
             if places[_TAGS] >= 0:
@@ -287,13 +320,26 @@ def dispatch(
                 level = bytes(data[places[_DELAY] : places[_DELAY] + places[_DELAY + 1]])
                 code = delivery_time(level, delay_ms, store_timestamp, code)
             queue_offset = load_i64(data, at + 20)
-            entries = open_run(runs, open_runs, row, queue_offset)
-            append_entry(entries, base_log_offset + at, size, code)
-        if index and transaction != 0xC:
-            add_keys(keys, data, topic_at, topic_size, places, base_log_offset + at, store_timestamp)
+            if row != run_row or queue_offset != run_end:
+                trim(entries, entries_used)
+                entries = open_run(runs, open_runs, row, queue_offset)
+                entries_used = len(entries)
+                run_row = row
+                run_end = queue_offset
+            entries_used = append_entry(entries, entries_used, base_log_offset + at, size, code)
+            run_end += 1
+        if index and transaction != 0xC and (places[_UNIQUE] >= 0 or places[_KEYS] >= 0):
+            if topic_hash < 0:
+                # A key is hashed as ``topic#key``; 35 is the '#'.
+                topic_hash = wrap(31 * hash_text(data, topic_at, topic_size, 0) + 35)
+            keys_used = add_keys(
+                keys, keys_used, data, topic_hash, places, base_log_offset + at, store_timestamp
+            )
         last_timestamp = store_timestamp
         records += 1
         at += size
+    trim(entries, entries_used)
+    trim(keys, keys_used)
     return Dispatch(at, reason, runs, keys, last_timestamp, records)
 
 
@@ -331,27 +377,37 @@ def put_index(view: Any, slots: int, entries_max: int, keys: Any, at: int = 0) -
     source = pointer_const(memoryview(keys))
     end = len(keys)
     entries_at = 40 + slots * 4
+    slot_count = slots
     if slots <= 0 or len(view) < entries_at + entries_max * 20:
         raise ValueError(
             f"an index file of {len(view)} bytes has no room for {slots} slots, {entries_max} entries"
         )
-    while at + 20 <= end:
-        number = load_i32(out, 36)
-        if number <= 0:
-            number = 1
-        if number >= entries_max:
-            break
+    number = load_i32(out, 36)
+    if number <= 0:
+        number = 1
+    begin = load_i64(out, 0)
+    end_offset = load_i64(out, 24)
+    # Slots lie anywhere in 20 MB: while one key is stored those of the next ones are on their way.
+    for ahead in range(at, min(at + _AHEAD_BYTES, end - 19), 20):
+        prefetch(out, 40 + load_i32(source, ahead) % slot_count * 4)
+    while at + 20 <= end and number < entries_max:
+        ahead = at + _AHEAD_BYTES
+        if ahead + 20 <= end:
+            prefetch(out, 40 + load_i32(source, ahead) % slot_count * 4)
         key_hash = load_i32(source, at)
         log_offset = load_i64(source, at + 4)
         timestamp = load_i64(source, at + 12)
         at += 20
-        end_offset = load_i64(out, 24)
         if number > 1 and (
             log_offset < end_offset
             or (log_offset == end_offset and index_has(out, entries_at, number, key_hash, log_offset))
         ):
             continue
-        put_key(out, slots, entries_at, number, key_hash, log_offset, timestamp)
+        if number <= 1:
+            begin = timestamp
+        put_key(out, slot_count, entries_at, number, key_hash, log_offset, timestamp, begin)
+        number += 1
+        end_offset = log_offset
     return at
 
 
@@ -376,8 +432,13 @@ def put_key(
     key_hash: int,
     log_offset: int,
     timestamp: int,
+    begin: int,
 ) -> None:
-    """Store entry `number`: entry, slot, header, in RocketMQ's order."""
+    """Store entry `number`: entry, slot, header, in RocketMQ's order.
+
+    The header counts each entry at once: of those that a killed process had stored and not counted, only
+    the last is known for what it is, and others in one slot with it would lose their link.
+    """
     slot_at = 40 + key_hash % slots * 4
     entry_at = entries_at + number * 20
     newest = load_i32(out, slot_at)
@@ -389,9 +450,8 @@ def put_key(
         previous = 0
     else:
         previous = newest
-    begin = load_i64(out, 0)
     seconds = 0
-    if number > 1 and begin > 0 and timestamp > begin:
+    if begin > 0 and timestamp > begin:
         seconds = min((timestamp - begin) // 1000, 0x7FFFFFFF)
     store_i32(out, entry_at, key_hash)
     store_i64(out, entry_at + 4, log_offset)

@@ -7,6 +7,10 @@ from libc.string cimport memcpy
 cdef extern from "Python.h":
     int PyBUF_READ
 
+cdef extern from "crc32.h":
+    bint amq_has_crc32() nogil
+    unsigned int amq_crc32(const unsigned char *data, size_t size) nogil
+
 # The same numbers as in the .py, where Python code finds them: here the C compiler sees constants.
 cdef enum:
     _V1 = -626843481
@@ -32,13 +36,34 @@ cdef inline void copy_bytes(unsigned char *out, Py_ssize_t at, const unsigned ch
 cdef inline object bytes_view(const unsigned char *data, Py_ssize_t size):
     return PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
 
-cdef short load_i16(const unsigned char *data, Py_ssize_t at) noexcept
-cdef int load_i32(const unsigned char *data, Py_ssize_t at) noexcept
-@cython.locals(high=cython.longlong, low=cython.longlong)
-cdef long long load_i64(const unsigned char *data, Py_ssize_t at) noexcept
-cdef void store_i16(unsigned char *out, Py_ssize_t at, int value) noexcept
-cdef void store_i32(unsigned char *out, Py_ssize_t at, long long value) noexcept
-cdef void store_i64(unsigned char *out, Py_ssize_t at, long long value) noexcept
+# Written out byte by byte the compiler makes one load or store and a byte swap of each; here, so that other
+# kernels have them inside their loops, too.
+cdef inline short load_i16(const unsigned char *data, Py_ssize_t at) noexcept:
+    return <short>((data[at] << 8) | data[at + 1])
+
+cdef inline int load_i32(const unsigned char *data, Py_ssize_t at) noexcept:
+    return <int>(
+        (<unsigned int>data[at] << 24) | (<unsigned int>data[at + 1] << 16) | (<unsigned int>data[at + 2] << 8)
+        | data[at + 3])
+
+cdef inline long long load_i64(const unsigned char *data, Py_ssize_t at) noexcept:
+    return (<long long>load_i32(data, at) << 32) | <unsigned int>load_i32(data, at + 4)
+
+cdef inline void store_i16(unsigned char *out, Py_ssize_t at, int value) noexcept:
+    out[at] = (value >> 8) & 0xFF
+    out[at + 1] = value & 0xFF
+
+cdef inline void store_i32(unsigned char *out, Py_ssize_t at, long long value) noexcept:
+    cdef unsigned int bits = <unsigned int>value
+    out[at] = bits >> 24
+    out[at + 1] = (bits >> 16) & 0xFF
+    out[at + 2] = (bits >> 8) & 0xFF
+    out[at + 3] = bits & 0xFF
+
+cdef inline void store_i64(unsigned char *out, Py_ssize_t at, long long value) noexcept:
+    store_i32(out, at, value >> 32)
+    store_i32(out, at + 4, value)
+
 cdef long long checksum(const unsigned char *data, Py_ssize_t size) except -1
 @cython.locals(topic_length_size=cython.Py_ssize_t)
 cpdef Py_ssize_t record_size(

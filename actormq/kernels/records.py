@@ -63,6 +63,35 @@ if not cython.compiled:
         """Copy the first `size` bytes of `source` to position `at` of `out`."""
         out[at : at + size] = source[:size]
 
+    def load_i16(data: memoryview, at: int) -> int:
+        value: int = _I16.unpack_from(data, at)[0]
+        return value
+
+    def load_i32(data: memoryview, at: int) -> int:
+        value: int = _I32.unpack_from(data, at)[0]
+        return value
+
+    def load_i64(data: memoryview, at: int) -> int:
+        value: int = _I64.unpack_from(data, at)[0]
+        return value
+
+    def store_i16(out: memoryview, at: int, value: int) -> None:
+        _I16.pack_into(out, at, value)
+
+    def store_i32(out: memoryview, at: int, value: int) -> None:
+        _I32.pack_into(out, at, value)
+
+    def store_i64(out: memoryview, at: int, value: int) -> None:
+        _I64.pack_into(out, at, value)
+
+    def amq_has_crc32() -> bool:
+        """Say whether `crc32.h` knows a way on this processor."""
+        return False
+
+    def amq_crc32(data: memoryview, size: int) -> int:
+        """Return the CRC-32 of the first `size` bytes; only where `amq_has_crc32`."""
+        raise NotImplementedError
+
 
 class ScanEnd(IntEnum):
     """Why a scan stopped."""
@@ -120,57 +149,10 @@ class Header(NamedTuple):
     properties: bytes
 
 
-def load_i16(data: memoryview, at: int) -> int:
-    if cython.compiled:
-        return (data[at] << 8) | data[at + 1]
-    value: int = _I16.unpack_from(data, at)[0]
-    return value
-
-
-def load_i32(data: memoryview, at: int) -> int:
-    if cython.compiled:
-        return (data[at] << 24) | (data[at + 1] << 16) | (data[at + 2] << 8) | data[at + 3]
-    value: int = _I32.unpack_from(data, at)[0]
-    return value
-
-
-def load_i64(data: memoryview, at: int) -> int:
-    if cython.compiled:
-        high = load_i32(data, at)
-        low = load_i32(data, at + 4)
-        return (high << 32) | (low & 0xFFFFFFFF)
-    value: int = _I64.unpack_from(data, at)[0]
-    return value
-
-
-def store_i16(out: memoryview, at: int, value: int) -> None:
-    if cython.compiled:
-        out[at] = (value >> 8) & 0xFF
-        out[at + 1] = value & 0xFF
-    else:
-        _I16.pack_into(out, at, value)
-
-
-def store_i32(out: memoryview, at: int, value: int) -> None:
-    if cython.compiled:
-        out[at] = (value >> 24) & 0xFF
-        out[at + 1] = (value >> 16) & 0xFF
-        out[at + 2] = (value >> 8) & 0xFF
-        out[at + 3] = value & 0xFF
-    else:
-        _I32.pack_into(out, at, value)
-
-
-def store_i64(out: memoryview, at: int, value: int) -> None:
-    if cython.compiled:
-        store_i32(out, at, value >> 32)
-        store_i32(out, at + 4, value)
-    else:
-        _I64.pack_into(out, at, value)
-
-
 def checksum(data: memoryview, size: int) -> int:
     """Return CRC-32 of the first `size` bytes without its sign bit, as RocketMQ stores it."""
+    if amq_has_crc32():
+        return amq_crc32(data, size) & 0x7FFFFFFF
     return zlib.crc32(bytes_view(data, size)) & 0x7FFFFFFF
 
 

@@ -214,6 +214,87 @@ def test_tags_code_of_minus_one_is_sign_extended(queues: Any) -> None:
     assert queues.ENTRY.unpack(made.runs[0][2])[2] == -(2**31)
 
 
+def one_message(properties: bytes, topic: bytes = b"a") -> bytearray:
+    """Return a log of one record with these properties."""
+    out = bytearray(400 + len(topic) + len(properties))
+    end = records.encode(
+        out, 0, queue_id=0, queue_offset=0, physical_offset=BASE, store_timestamp=1, store_host=HOST,
+        topic=topic, body=b"b", properties=properties,
+    )  # fmt: skip
+    return out[:end]
+
+
+PIECES = (
+    "TAGS",
+    "KEYS",
+    "UNIQ_KEY",
+    "DELAY",
+    "TAG",
+    "S",
+    "KEYS2",
+    "UNIQ",
+    "_KEY",
+    "DELAYS",
+    "\1",
+    "\1",
+    "\2",
+    "v w",
+)
+
+
+@both
+@given(pieces=st.lists(st.sampled_from(PIECES), max_size=20))
+def test_dispatch_reads_any_property_string(queues: Any, pieces: list[str]) -> None:
+    """Names that only begin like ours, without value or separator, twice, empty: read as elsewhere."""
+    text = "".join(pieces)
+    properties = decode_properties(text.encode())
+    log = one_message(text.encode())
+    made = queues.dispatch(log, 0, len(log), BASE, ROWS, DELAYS)
+    code = java_hash(properties["TAGS"]) if "TAGS" in properties else 0
+    assert queues.ENTRY.unpack(made.runs[0][2])[2] == code
+    words = [properties["UNIQ_KEY"]] if "UNIQ_KEY" in properties else []
+    words += [word for word in properties.get("KEYS", "").split(" ") if word]
+    assert [key for key, _, _ in queues.KEY.iter_unpack(made.keys)] == [
+        abs(java_hash(f"a#{word}")) for word in words
+    ]
+
+
+@both
+@given(
+    topic=st.text(st.sampled_from("aZ0ä€😀"), min_size=1, max_size=20),
+    key=st.text(st.sampled_from("aZ0ä€😀"), min_size=1, max_size=40),
+)
+def test_keys_are_hashed_as_java_does(queues: Any, topic: str, key: str) -> None:
+    """Of any length, whether and where the text leaves ASCII."""
+    log = one_message(b"UNIQ_KEY\1%s\2" % key.encode(), topic.encode())
+    made = queues.dispatch(log, 0, len(log), BASE, {(topic.encode(), 0): 0}, DELAYS)
+    value = abs(java_hash(f"{topic}#{key}"))
+    assert queues.KEY.unpack(made.keys)[0] == (0 if value == 2**31 else value)
+
+
+@both
+def test_dispatch_gives_back_no_more_than_was_asked(queues: Any) -> None:
+    """Long runs that take turns: each has its entries and nothing behind them."""
+    messages = [
+        {"topic": "a", "queue_id": number // 30 % 3, "sys_flag": 0, "tags": None, "keys": [], "unique": "u",
+         "delay": None, "other": None, "v6": False, "offset_step": 1}
+        for number in range(360)
+    ]  # fmt: skip
+    log, ends, _ = write_log(messages)
+    made = queues.dispatch(log, 0, len(log), BASE, ROWS, DELAYS)
+    assert [(row, first, len(data) // 20) for row, first, data in made.runs] == [
+        (ROWS[b"a", queue], 0, 120) for queue in range(3)
+    ]
+    starts = [0, *ends[:-1]]
+    for row, _, data in made.runs:
+        assert [entry[0] - BASE for entry in queues.ENTRY.iter_unpack(data)] == [
+            start
+            for start, message in zip(starts, messages, strict=True)
+            if ROWS[b"a", message["queue_id"]] == row
+        ]
+    assert len(made.keys) == 360 * 20
+
+
 # The index.
 
 SLOTS, ENTRIES = 7, 30

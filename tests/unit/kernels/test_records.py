@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 import struct
 import sys
 import zlib
@@ -123,6 +124,21 @@ def test_encode_gives_the_bytes_of_the_format(records: Any, fields: dict[str, An
     assert bytes(out) == b"\xee" * at + expected + b"\xee" * 9
     sizes = (len(fields[name]) for name in ("born_host", "store_host", "topic", "properties", "body"))
     assert records.record_size(*sizes) == len(expected)
+
+
+@both
+def test_crc_is_that_of_zlib(records: Any) -> None:
+    """Of bodies of every length, wherever they lie: the way with the processor's help goes by blocks."""
+    source = random.Random(3).randbytes(70_000)
+    out = bytearray(71_000)
+    sizes = [*range(0, 420), 1023, 1024, 4097, 65_536, 69_999]
+    for at, size in [(0, size) for size in sizes] + [(start, 200) for start in range(1, 40)]:
+        body = memoryview(source)[at : at + size]
+        records.encode(
+            out, at, queue_id=0, queue_offset=0, physical_offset=0, store_timestamp=0, store_host=V4,
+            topic=b"t", body=body,
+        )  # fmt: skip
+        assert struct.unpack_from(">i", out, at + 8)[0] == (zlib.crc32(body) & 0x7FFFFFFF if size else 0)
 
 
 @both
