@@ -38,6 +38,12 @@ STEP_BYTES: Final = 4 * 1024 * 1024
 """How much of the log is dispatched at once, before others hear of it."""
 FORGET_BYTES: Final = 16 * 1024 * 1024
 """Maps of what is done are given back in pieces of this size: a role needs no memory for the past."""
+SPACING_NS: Final = 500_000
+"""Under load, the time from one batch to the next (RocketMQ looks every millisecond)."""
+CROWD_NS: Final = 1_000_000
+"""A batch that begins so soon after the last one means load."""
+BEHIND_BYTES: Final = 256 * 1024
+"""With so much still to do there is no resting."""
 NO_SPACE_RETRY_NS: Final = 1_000_000_000
 ROWS_AN_ENTRY_MAX: Final = 4096
 _DEAD_ROW: Final = 0xFFFFFFFF
@@ -81,6 +87,8 @@ class Dispatcher:
             else None
         )
         self._forgotten = self.dispatched
+        self._began_ns = 0
+        self._crowded = False
         self.follow_tables()
 
     def follow_tables(self) -> None:
@@ -129,7 +137,10 @@ class Dispatcher:
         """
         safe = self.safe
         if self.dispatched >= safe or (self.retry_at_ns is not None and now_ns < self.retry_at_ns):
+            self._crowded = False
             return None
+        self._crowded = now_ns - self._began_ns < CROWD_NS
+        self._began_ns = now_ns
         self.follow_tables()
         faults.point("dispatcher.begun")
         try:
@@ -141,6 +152,15 @@ class Dispatcher:
             return None
         self.retry_at_ns = None
         return grown
+
+    def rest_ns(self, now_ns: int) -> int:
+        """How long to look away after a `run`: under load what comes meanwhile costs little more than one.
+
+        The first message after a pause never waits, nor does anything while much is left to do.
+        """
+        if not self._crowded or self.safe - self.dispatched > BEHIND_BYTES:
+            return 0
+        return max(0, self._began_ns + SPACING_NS - now_ns)
 
     def _step(self, safe: int, wall_ms: int) -> list[int]:
         file_bytes = self.config.log_file_bytes
@@ -258,6 +278,9 @@ class DispatcherActor(ProcessActor):
             self._ring_waiters()
         self.positions.set_role(self.context.slot, self.state.wanted, self.state.dispatched + 1)
         return grown is not None
+
+    def rest_ns(self) -> int:
+        return self.state.rest_ns(self.context.clock.monotonic_ns())
 
     def _tell_holder(self, grown: list[int]) -> None:
         if self._arrived is None:

@@ -64,6 +64,11 @@ class ParkPort:
             self._pushed = False
             self._holder.ring()
 
+    @property
+    def has_woken(self) -> bool:
+        """Whether `woken` has something."""
+        return not self._completions.empty()
+
     def woken(self) -> list[int]:
         """Take the ids that were woken."""
         entries = self._completions.take()

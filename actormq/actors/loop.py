@@ -43,15 +43,19 @@ class _ZmqWatch:
     """A ZeroMQ socket, whose descriptor says only that something may have changed.
 
     The descriptor is edge-triggered: it stays silent while messages wait that were there when EVENTS was
-    last read.  So EVENTS is read again after anything that may have sent or received.
+    last read.  So EVENTS is read again whenever the socket was used (`stale`).
     """
 
-    __slots__ = ("callback", "events", "socket")
+    __slots__ = ("callback", "events", "socket", "stale")
 
     def __init__(self, socket: Any, events: int, callback: Callback) -> None:
         self.socket = socket
         self.events = events
         self.callback = callback
+        self.stale = True
+
+    def signalled(self, _events: int) -> None:
+        self.stale = True
 
     def ready(self) -> int:
         return int(self.socket.getsockopt(_ZMQ_EVENTS)) & self.events
@@ -65,8 +69,7 @@ class Loop:
         self._poller: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
         self._seconds = hasattr(select, "epoll")
         self._callbacks: dict[int, Callback] = {}
-        self._zmq: dict[int, _ZmqWatch] = {}
-        self._zmq_stale = False
+        self._zmq: dict[Any, _ZmqWatch] = {}
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
 
@@ -91,22 +94,21 @@ class Loop:
     def watch_zmq(self, socket: Any, callback: Callback, events: int = 1) -> None:
         """Call `callback(events)` while the ZeroMQ `socket` has one of `events` (1 = POLLIN, 2 = POLLOUT).
 
-        The callback need not read all that is there.  Sends and receives elsewhere in a callback of this
-        loop need no further care: EVENTS is read again before the loop sleeps.
+        The callback need not read all that is there.  Whoever uses the socket outside of it says so (`used`).
         """
-        fd = int(socket.getsockopt(_ZMQ_FD))
-        self._zmq[fd] = _ZmqWatch(socket, events, callback)
-        self._zmq_stale = True
-        self.watch(fd, READ, self._zmq_signalled)
+        watch = self._zmq[socket] = _ZmqWatch(socket, events, callback)
+        self.watch(int(socket.getsockopt(_ZMQ_FD)), READ, watch.signalled)
+
+    def used(self, socket: Any) -> None:
+        """Say that the ZeroMQ `socket` was sent to or received from, outside its callback."""
+        watch = self._zmq.get(socket)
+        if watch is not None:
+            watch.stale = True
 
     def unwatch_zmq(self, socket: Any) -> None:
         """Forget the ZeroMQ `socket` (before it is closed)."""
-        fd = int(socket.getsockopt(_ZMQ_FD))
-        self._zmq.pop(fd, None)
-        self.unwatch(fd)
-
-    def _zmq_signalled(self, _events: int) -> None:
-        self._zmq_stale = True
+        self._zmq.pop(socket, None)
+        self.unwatch(int(socket.getsockopt(_ZMQ_FD)))
 
     # -- timers
 
@@ -128,22 +130,14 @@ class Loop:
 
     # -- running
 
-    def touched(self) -> None:
-        """Say that ZeroMQ sockets may have been used outside a callback of this loop."""
-        self._zmq_stale = bool(self._zmq)
-
     def dispatch_zmq(self) -> bool:
         """Run the callbacks of ZeroMQ sockets that are ready, once each; True when one ran."""
-        if not self._zmq_stale:
-            return False
         ran = False
-        self._zmq_stale = False
-        for watch in list(self._zmq.values()):
+        for watch in [watch for watch in self._zmq.values() if watch.stale]:
+            watch.stale = False
             if events := watch.ready():
                 watch.callback(events)
-                ran = True
-        if ran:
-            self._zmq_stale = True
+                watch.stale = ran = True
         return ran
 
     def dispatch_timers(self) -> bool:
@@ -155,8 +149,6 @@ class Loop:
             if callback is not None:
                 callback()
                 ran = True
-        if ran:
-            self.touched()
         return ran
 
     def wait(self, until_ns: int | None) -> bool:
@@ -169,8 +161,6 @@ class Loop:
             # An earlier callback of this round may have closed it, and another have got its number.
             if callback is not None and self._callbacks.get(fd) is callback:
                 callback(events)
-        if ready:
-            self.touched()
         return bool(ready)
 
     def run_once(self, until_ns: int | None = None) -> bool:

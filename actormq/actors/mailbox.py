@@ -221,6 +221,8 @@ class Mailbox:
         self.bad_letters = 0
         self.lifeline_fd = -1
         self.on_lifeline: Callable[[], None] = lambda: None
+        self.on_used: Callable[[], None] = lambda: None
+        """Called when the socket was received from outside of `receive`."""
 
     # -- sending
 
@@ -347,6 +349,7 @@ class Mailbox:
             while not future.done:
                 self._wait_once(future, poller, pidfd, limit_ns)
         finally:
+            self.on_used()
             if pidfd >= 0:
                 os.close(pidfd)
 

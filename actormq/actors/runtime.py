@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -114,6 +115,17 @@ class ProcessActor(pykka.Actor):
         """Drain every ring; True when something was done: it is called again before the role sleeps."""
         return False
 
+    def has_news(self) -> bool:
+        """Look at shared memory before sleeping; True when `on_batch` would find work, or has found it."""
+        return self.on_batch()
+
+    def rest_ns(self) -> int:
+        """How long to look away after this turn, 0 for not at all; asked once after each turn.
+
+        For a role under load: it finds more at once afterwards, and nobody has to wake it meanwhile.
+        """
+        return 0
+
     def on_message(self, message: Any, sender: Sender) -> Any:
         """Handle a message of `messages`; the value answers an ask (`DEFERRED`: later, by `reply`).
 
@@ -191,8 +203,10 @@ class ProcessActor(pykka.Actor):
         assert isinstance(self.actor_inbox, ProcessInbox)
         self.actor_inbox.on_put = self.context.doorbell.ring
         self.loop.watch(self.context.doorbell.fd, READ, self._on_rung)
-        if self.context.mailbox is not None:
-            self.loop.watch_zmq(self.context.mailbox.socket, self._read_mailbox)
+        mailbox = self.context.mailbox
+        if mailbox is not None:
+            self.loop.watch_zmq(mailbox.socket, self._read_mailbox)
+            mailbox.on_used = lambda: self.loop.used(mailbox.socket)
         if self.context.line is not None:
             self.loop.watch(self.context.line.fileno(), READ, self._on_control)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the supervisor orders the end
@@ -208,12 +222,16 @@ class ProcessActor(pykka.Actor):
     def _actor_loop_running(self) -> None:
         doorbell = self.context.doorbell
         while not self.actor_stopped.is_set():
-            if self._turn():
+            busy = self._turn()
+            rest_ns = self.rest_ns()
+            if rest_ns:
+                time.sleep(rest_ns / 1e9)
+            if busy or rest_ns:
                 self._look_again = True
                 self.loop.wait(0)
             else:
                 doorbell.prepare_sleep()
-                if not self._turn():
+                if not self.has_news():
                     self.loop.wait(self._sleep_until_ns())
                 doorbell.woke(self._rung)
                 self._rung = False
@@ -239,8 +257,6 @@ class ProcessActor(pykka.Actor):
         self._beat(now_ns)
         busy = self.on_batch()
         busy |= self._run_calls() | self._read_inbox() | self._tick(now_ns)
-        if busy:
-            self.loop.touched()
         busy |= self.loop.dispatch_zmq() | self.loop.dispatch_timers()
         busy |= self._read_kept()
         if self._stop_asked:
@@ -275,6 +291,7 @@ class ProcessActor(pykka.Actor):
         if mailbox is None or not mailbox.kept:
             return False
         self._read_mailbox()
+        mailbox.on_used()
         return True
 
     def _handle(self, message: Any, sender: Sender) -> None:

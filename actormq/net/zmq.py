@@ -35,7 +35,7 @@ class ZmqReactor(Protocol):
 
     def call_later_ms(self, delay_ms: float, callback: Callable[[], None]) -> Timer: ...
 
-    def touched(self) -> None: ...
+    def used(self, socket: zmq.Socket[bytes]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +226,7 @@ class RouterServer:
             if not client.closed and not self._flush_client(client):
                 blocked.add(client)
         self.dirty |= blocked
-        self._loop.touched()
+        self._loop.used(self._socket)
         if blocked and self._retry is None:
             self._retry = self._loop.call_later_ms(_RETRY_MS, self._on_retry)
 

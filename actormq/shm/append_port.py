@@ -195,6 +195,11 @@ class AppendPort:
         self.release_completions(entries)
         return done
 
+    @property
+    def has_completions(self) -> bool:
+        """Whether `take_completions` has something."""
+        return not self._completions.empty()
+
     def take_completions(self) -> list[memoryview]:
         """Return what has arrived, completions one behind the other, valid until `release_completions`."""
         return self._completions.take()

@@ -55,6 +55,9 @@ class HolderPort(Protocol):
 
     def flush(self) -> None: ...
 
+    @property
+    def has_woken(self) -> bool: ...
+
     def woken(self) -> list[int]: ...
 
 
@@ -63,7 +66,7 @@ class PullRelay(Protocol):
 
     def need_group(self, group: str, on_needed: OnNeeded, now_ns: int) -> None: ...
 
-    def commit(self, group: str, topic: str, queue_id: int, offset: int) -> None: ...
+    def commit(self, group: str, topic: str, queue_id: int, offset: int, now_ns: int) -> None: ...
 
 
 class Marks(Protocol):
@@ -204,7 +207,7 @@ class Pulls:
                 )
         elif planned is not None:
             if header.sys_flag & PullFlag.COMMIT_OFFSET:
-                self._relay.commit(header.group, header.topic, header.queue_id, header.commit_offset)
+                self._relay.commit(header.group, header.topic, header.queue_id, header.commit_offset, now_ns)
             self._serve(pull, planned, now_ns)
 
     def _on_group(self, pull: _Pull, code: int, remark: str) -> None:
@@ -374,6 +377,11 @@ class Pulls:
     def blocked(self) -> bool:
         """Whether the holder's ring had no room for some park."""
         return bool(self._unsent)
+
+    @property
+    def has_woken(self) -> bool:
+        """Whether `collect` has something to do."""
+        return self._holder.has_woken
 
     def collect(self, now_ns: int) -> bool:
         """Look again for the pulls that the holder has woken; True when it had."""

@@ -43,6 +43,9 @@ NEED_TIMEOUT_NS: Final = 3_000_000_000
 """RocketMQ waits as long for the lock under which topics are made."""
 CALL_TIMEOUT_NS: Final = 15_000_000_000
 COMMITS_MAX: Final = 10_000
+COMMITS_KEPT_NS: Final = 50_000_000
+"""How long offsets that pulls carried are gathered: of one queue only the last counts.  Clients repeat them
+every few seconds anyway; whatever else is said takes them along, so that the order holds."""
 OVERLOAD: Final = "[OVERLOAD]system busy, start flow control for a while"
 _GONE: Final = "the coordinator was replaced before it answered, please try again"
 
@@ -123,7 +126,8 @@ class Relay:
         self._asked_bytes = 0
         self._deadlines: list[tuple[int, int]] = []
         self._questions: dict[Question, list[OnNeeded]] = {}
-        self._commits: list[tuple[str, str, int, int]] = []
+        self._commits: dict[tuple[str, str, int], int] = {}
+        self._commits_since_ns: int | None = None
         self._calls: deque[tuple[int, int, int]] = deque()
         """(deadline, client id, opaque), in order."""
 
@@ -197,11 +201,13 @@ class Relay:
         waiting.append(on_needed)
         return len(waiting) > 1
 
-    def commit(self, group: str, topic: str, queue_id: int, offset: int) -> None:
+    def commit(self, group: str, topic: str, queue_id: int, offset: int, now_ns: int) -> None:
         """Note an offset that a pull carried; it goes before anything that is said later."""
-        self._commits.append((group, topic, queue_id, offset))
+        if self._commits_since_ns is None:
+            self._commits_since_ns = now_ns
+        self._commits[group, topic, queue_id] = offset
         if len(self._commits) >= COMMITS_MAX:
-            self._flush_commits()
+            self.flush_commits()
 
     def closed(self, client: Client) -> None:
         """A client is gone: its memberships end, and nobody will answer the questions to it."""
@@ -278,17 +284,19 @@ class Relay:
         return asked
 
     def _say(self, message: msgspec.Struct) -> None:
-        self._flush_commits()
+        self.flush_commits()
         self._outgoing.append(message)
 
-    def _flush_commits(self) -> None:
+    def flush_commits(self) -> None:
+        """Let the offsets that were gathered go with the next `pump`."""
         if self._commits:
-            self._outgoing.append(CommitOffsets(self._gateway, self._incarnation, self._commits))
-            self._commits = []
+            commits = [(*queue, offset) for queue, offset in self._commits.items()]
+            self._outgoing.append(CommitOffsets(self._gateway, self._incarnation, commits))
+            self._commits = {}
+            self._commits_since_ns = None
 
     def pump(self) -> bool:
         """Hand over what waits, as far as it goes; True when something went."""
-        self._flush_commits()
         living = self._coordinator()
         if living != self._known and living != 0:
             self._take_over(living)
@@ -337,12 +345,16 @@ class Relay:
         while self._deadlines and self._deadlines[0][1] not in self._asked:
             heapq.heappop(self._deadlines)
         times = [self._deadlines[0][0]] if self._deadlines else []
+        if self._commits_since_ns is not None:
+            times.append(self._commits_since_ns + COMMITS_KEPT_NS)
         if self._calls:
             times.append(self._calls[0][0])
         return min(times, default=None)
 
     def expire(self, now_ns: int) -> None:
-        """Answer SYSTEM_BUSY to who has waited too long."""
+        """Answer SYSTEM_BUSY to who has waited too long; let gathered offsets go."""
+        if self._commits_since_ns is not None and now_ns - self._commits_since_ns >= COMMITS_KEPT_NS:
+            self.flush_commits()
         while self._deadlines and self._deadlines[0][0] <= now_ns:
             _, asked_id = heapq.heappop(self._deadlines)
             asked = self._forget(asked_id)

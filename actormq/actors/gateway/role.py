@@ -70,6 +70,10 @@ COUNTERS: Final = (
     "connections",
 )
 _NS_PER_MS: Final = 1_000_000
+CROWD: Final = 4
+"""So many sends in one turn say that more are on their way (see `GatewayActor.rest_ns`)."""
+REST_A_SEND_NS: Final = 10_000
+REST_NS_MAX: Final = 500_000
 _BLOCKED_RETRY_NS: Final = 1_000_000
 _SENDS: Final = (RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE)
 _PULLS: Final = (RequestCode.PULL_MESSAGE, RequestCode.LITE_PULL_MESSAGE)
@@ -460,6 +464,22 @@ class GatewayActor(ProcessActor):
         self._count()
         return busy
 
+    def has_news(self) -> bool:
+        return (
+            self._sends.has_news(self.positions.get(Position.FLUSHED))
+            or self._pulls.has_woken
+            or self._tables_reader.stale
+        )
+
+    def rest_ns(self) -> int:
+        """Look away for a moment after a turn that brought many sends.
+
+        Their producers wait for answers, which the writer makes meanwhile; then answers and the next sends
+        are one turn, and nobody has to be woken.  Who sends one after the other never waits for that.
+        """
+        count, self._sends.arrived = self._sends.arrived, 0
+        return min(count * REST_A_SEND_NS, REST_NS_MAX) if count >= CROWD else 0
+
     def _acknowledge(self) -> bool:
         """Answer what is synced, and say how far the next sync must go."""
         some = self._sends.acknowledge(self.positions.get(Position.FLUSHED))
@@ -545,6 +565,7 @@ class GatewayActor(ProcessActor):
         for server in self._servers:
             server.stop_accepting()
         self._pulls.end_all()
+        self._relay.flush_commits()
 
     def drained(self) -> bool:
         assert self._stop_deadline_ns is not None

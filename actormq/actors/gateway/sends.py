@@ -74,6 +74,9 @@ class WriterPort(Protocol):
 
     def appended(self, count: int) -> None: ...
 
+    @property
+    def has_completions(self) -> bool: ...
+
     def take_completions(self) -> list[memoryview]: ...
 
     def release_completions(self, entries: list[memoryview]) -> None: ...
@@ -167,6 +170,8 @@ class Sends:
         self._port = port
         self._path = path
         self._answers: dict[object, bytearray] = {}
+        self.arrived = 0
+        """Requests that came since somebody last set it to 0."""
         self._topics_version = 0
         self._questions = questions
         self._tables = tables
@@ -218,6 +223,7 @@ class Sends:
 
     def _took(self) -> None:
         if self._path.taken:
+            self.arrived += self._path.taken
             self._port.appended(self._path.taken)
             self.counts.bytes += self._path.taken_bytes
 
@@ -239,6 +245,7 @@ class Sends:
 
     def submit(self, client: Client, command: RemotingCommand, now_ns: int) -> None:
         """Take one send; its body may be a view that is gone when this returns."""
+        self.arrived += 1
         try:
             header = decode_send(command.code, command.fields)
         except RequestError as error:
@@ -437,6 +444,10 @@ class Sends:
         return min(times, default=None)
 
     # -- out
+
+    def has_news(self, flushed: int) -> bool:
+        """Whether `collect`, or `acknowledge` up to log offset `flushed`, has something to do."""
+        return self._port.has_completions or 0 < self.wanted_flushed <= flushed
 
     def collect(self, now_ns: int) -> bool:
         """Take what the writer has completed: answer it, or let it wait for the sync."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from store_rig import FILE_BYTES, Died, Memory, StoreWriter, killing
 
-from actormq.actors.dispatcher import Dispatcher
+from actormq.actors import dispatcher
+from actormq.actors.dispatcher import SPACING_NS, Dispatcher
 from actormq.actors.flusher import INDEX_TIMESTAMP, QUEUES_TIMESTAMP
 from actormq.broker.tables import TopicEntry, TopicGone, encode_entry
 from actormq.config import FlushMode
@@ -75,6 +76,35 @@ def test_entries_point_at_their_records(memory: Memory) -> None:
         assert rig.entries(row) == expected
     assert memory.positions.get(Position.DISPATCHED) == memory.positions.get(Position.APPENDED)
     assert memory.positions.role(SLOT, QUEUES_TIMESTAMP) == NOW_MS
+
+
+def test_under_load_it_rests_between_batches(memory: Memory) -> None:
+    """A message after a pause is dispatched at once; the next ones half a millisecond after it began."""
+    rig = Rig(memory)
+    start_ns = 10**9
+    rests = []
+    for at_ns in (start_ns, start_ns + 100_000, start_ns + 700_000, start_ns + 10**8):
+        rig.store.put()
+        assert rig.dispatcher.run(NOW_MS, at_ns) == [0]
+        rests.append(rig.dispatcher.rest_ns(at_ns + 50_000))
+    assert rests == [0, SPACING_NS - 50_000, SPACING_NS - 50_000, 0]
+
+
+def test_it_does_not_rest_while_idle_or_far_behind(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing found ends the load; a backlog is worked off."""
+    rig = Rig(memory)
+    for at_ns in (10**9, 10**9 + 1):
+        rig.store.put()
+        rig.dispatcher.run(NOW_MS, at_ns)
+    assert rig.dispatcher.rest_ns(10**9 + 2) > 0
+    assert rig.dispatcher.run(NOW_MS, 10**9 + 3) is None
+    assert rig.dispatcher.rest_ns(10**9 + 4) == 0
+    for at_ns in (2 * 10**9, 2 * 10**9 + 1):
+        rig.store.put()
+        rig.dispatcher.run(NOW_MS, at_ns)
+    monkeypatch.setattr(dispatcher, "BEHIND_BYTES", 0)
+    rig.store.put()
+    assert rig.dispatcher.rest_ns(2 * 10**9 + 2) == 0
 
 
 def test_goes_on_in_the_next_file(memory: Memory) -> None:

@@ -23,6 +23,8 @@ from actormq.actors.coordinator import (
     Served,
 )
 from actormq.actors.gateway import cold, relay
+from actormq.actors.gateway.relay import COMMITS_KEPT_NS
+from actormq.actors.gateway.role import CROWD, REST_A_SEND_NS
 from actormq.broker.tables import BrokerEntry, GroupEntry, TopicGone
 from actormq.config import FlushMode, GatewayConfig
 from actormq.errors import FrameError, RequestError
@@ -122,6 +124,33 @@ class TestSending:
         assert rig.bells["writer"].rung - rung < 50
         pulled = peer.ask(pull_request(queue_offset=100, messages=5))
         assert [bytes(one.body) for one in records_of(pulled.body)] == [b"%d" % n for n in range(100, 105)]
+
+    def test_it_looks_away_only_after_a_crowd(self, rig: Rig, peer: TcpPeer) -> None:
+        """Many sends in one read: the answers and the next sends are one turn.  Few: nobody waits."""
+        request = send_request(properties="UNIQ_KEY\x01U\x02")
+        peer.ask(request)
+        rig.gateway.rest_ns()
+        rests = []
+        for count in (CROWD - 1, CROWD, 40, 10):
+            peer.write(b"".join(frame.encode(request) for _ in range(count)))
+            rig.turn(lambda: rig.gateway.loop.run_once(0))
+            rests.append(rig.gateway.rest_ns())
+            assert rig.gateway.rest_ns() == 0, "once only"
+            rig.settle()
+        assert rests == [0, CROWD * REST_A_SEND_NS, 40 * REST_A_SEND_NS, 10 * REST_A_SEND_NS]
+
+    def test_before_sleeping_it_sees_what_is_in_the_rings(self, rig: Rig, peer: TcpPeer) -> None:
+        """Completions and wakes: who comes between the turn and the poll must not be overlooked."""
+        rig.settle()
+        assert not rig.gateway.has_news()
+        rig.running["writer"] = False
+        peer.write(frame.encode(send_request()))
+        rig.turn(lambda: not rig.writer.idle)
+        assert not rig.gateway.has_news()
+        rig.writer.run(rig.clock.wall_ms(), 0)
+        assert rig.gateway.has_news()
+        rig.gateway.on_batch()
+        assert not rig.gateway.has_news()
 
     def test_a_batch_gets_an_id_for_each_message(self, rig: Rig, peer: TcpPeer) -> None:
         """Consecutive offsets, comma-joined ids, own properties and the broker's."""
@@ -598,6 +627,24 @@ class TestPulling:
         assert heard[0].commits == [("g", "t", 0, 7)]
         assert isinstance(heard[1], Serve)
         assert len(heard) == 2
+
+    def test_commits_of_pulls_are_gathered(self, rig: Rig, peer: TcpPeer) -> None:
+        """Of each queue the last counts, and they go by themselves before long."""
+        rig.coordinator.heard.clear()
+        for offset in range(1, 6):
+            assert peer.ask(pull_request(flags=1, commit_offset=offset)).code == 19
+            assert peer.ask(pull_request(flags=1, queue_id=1, commit_offset=10 * offset)).code == 19
+        assert rig.coordinator.of(CommitOffsets) == []
+        rig.pass_until(COMMITS_KEPT_NS / 1e9)
+        (message,) = rig.coordinator.of(CommitOffsets)
+        assert message.commits == [("g", "t", 0, 5), ("g", "t", 1, 50)]
+
+    def test_gathered_commits_are_not_kept_by_a_gateway_that_stops(self, rig: Rig, peer: TcpPeer) -> None:
+        peer.ask(pull_request(flags=1, commit_offset=3))
+        rig.gateway.on_stop()
+        rig.step()
+        (message,) = rig.coordinator.of(CommitOffsets)
+        assert message.commits == [("g", "t", 0, 3)]
 
     @pytest.mark.parametrize("in_memory", [True, False])
     def test_what_is_old_is_read_by_descriptor(
