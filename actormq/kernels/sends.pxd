@@ -23,6 +23,7 @@ cdef enum:
     SLOT_BYTES = 144
     KEY_AT = 80
     KEY_BYTES_MAX = 64
+    FIELDS = 14
     FIELDS_MAX = 32
     PROPERTIES_MAX = 32
     HEADER_MAX = 65536
@@ -84,10 +85,10 @@ cdef class SendPath:
     cdef u64 _capacity, _base, _tail, _head
     cdef long long _slots, _syncing_first, _syncing_count, _body_max
     cdef list _owners, _json, _binary
-    cdef bytes _id_prefix, _added
+    cdef bytes _id_prefix, _added, _json_bare, _binary_bare
     cdef object _read_log
     cdef int _version
-    cdef bint _sync, _wait_flush, _batch
+    cdef bint _sync, _wait_flush, _batch, _no_ids
     cdef long long _code, _kind, _opaque, _flag, _value, _key_size, _escaped, _room
     cdef Py_ssize_t _at, _slot
     cdef public u64 sequence
@@ -157,13 +158,13 @@ cdef class SendPath:
     @cython.locals(slot=Py_ssize_t)
     cdef Py_ssize_t _pop(self) except -1
     cdef object _free(self, Py_ssize_t slot)
-    @cython.locals(table=target, batch=cython.bint, count="long long", room="long long", out=target, given=bytearray,
+    @cython.locals(table=target, batch=cython.bint, bare=cython.bint, count="long long", room="long long", out=target, given=bytearray,
                    piece=bytes)
     cdef object _answer(self, Py_ssize_t slot, int code, dict replies)
     @cython.locals(pieces=list)
-    cdef int _answer_json(self, source table, Py_ssize_t slot, int code, bint batch) except -1
+    cdef int _answer_json(self, source table, Py_ssize_t slot, int code, bint batch, bint bare) except -1
     @cython.locals(pieces=list, out=target, number=int, start=Py_ssize_t)
-    cdef int _answer_binary(self, source table, Py_ssize_t slot, int code, bint batch) except -1
+    cdef int _answer_binary(self, source table, Py_ssize_t slot, int code, bint batch, bint bare) except -1
     cdef int _put(self, bytes piece) except -1
     @cython.locals(out=target, digits=int, rest="long long", place=int)
     cdef int _put_number(self, long long value) except -1

@@ -9,7 +9,7 @@ in `actormq.broker.admission`; a frame is taken here only if both ways end in th
 
 A request that was taken has a slot in a table until it is answered.  A slot, little-endian: u64 ticket,
 u32 opaque, queue id, header type, one-way, waits for the sync, used, key length, count; u64 log offset, log
-end, queue offset, deadline; then the unique key.
+end, queue offset, deadline, wants no ids; then the unique key.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ if not cython.compiled:
     SLOT_BYTES: Final = 144
     KEY_AT: Final = 80
     KEY_BYTES_MAX: Final = 64
+    FIELDS: Final = 14
     FIELDS_MAX: Final = 32
     PROPERTIES_MAX: Final = 32
     HEADER_MAX: Final = 65_536
@@ -122,8 +123,10 @@ class SendPath:
         added: the properties that every stored message gets.
         sync: whether answers wait for the sync unless WAIT says "false".
         json_pieces: what lies around code, ids, queue id, queue offset, unique key and opaque in an answer.
+        json_bare: what lies between code and queue id in an answer without ids.
         binary_fields: key (and value, where it is always the same) before the ids, queue id, queue offset and
             unique key in a binary answer.
+        binary_bare: what lies before the queue id in one without ids.
         version: ours, in binary answers.
         read_log: gives the records of a batch, to find where each begins.
 
@@ -145,7 +148,9 @@ class SendPath:
         sync: bool,
         body_bytes_max: int,
         json_pieces: Sequence[bytes],
+        json_bare: bytes,
         binary_fields: Sequence[bytes],
+        binary_bare: bytes,
         version: int,
         read_log: Callable[[int, int], memoryview],
     ) -> None:
@@ -164,18 +169,21 @@ class SendPath:
         self._sync = sync
         self._body_max = body_bytes_max
         self._json = list(json_pieces)
+        self._json_bare = json_bare
         self._binary = list(binary_fields)
+        self._binary_bare = binary_bare
         assert len(self._json) == 7
         assert len(self._binary) == 4
         self._version = version
         self._read_log = read_log
-        self._fields = memoryview(bytearray(13 * 3 * 8)).cast("q")
+        self._fields = memoryview(bytearray(FIELDS * 3 * 8)).cast("q")
         self._keys = memoryview(bytearray(PROPERTIES_MAX * 2 * 8)).cast("q")
         self._plain = memoryview(bytearray(HEADER_MAX))
         self._kept = memoryview(bytearray(HEADER_MAX + len(added)))
         self._out = memoryview(bytearray(4096))
         self._wait_flush = False
         self._batch = False
+        self._no_ids = False
         self._code = self._kind = self._opaque = self._flag = self._value = self._key_size = self._escaped = 0
         self._tail = self._head = self._room = self._at = self._slot = 0
         self.sequence = 0
@@ -285,7 +293,7 @@ class SendPath:
 
     def _parse(self, data: memoryview, at: int, header: int) -> int:
         """Find the fields of a send's header: TAKEN, OTHER for what is no send, SLOW for an uncommon one."""
-        for number in range(13):
+        for number in range(FIELDS):
             self._fields[number * 3 + 1] = -1
         self._opaque = 0
         self._flag = 0
@@ -450,6 +458,8 @@ class SendPath:
                 number = data[key_at] - 97
         else:
             number = long_name(data, key_at, key_size)
+        if number < 0 and key_size == 5 and same(data, key_at, 5, b"noIds"):
+            number = 13
         if number < 0:
             return True
         if self._fields[number * 3 + 1] >= 0:
@@ -520,6 +530,10 @@ class SendPath:
         if said < 0 or queue_id >= topic.queues or sys_flag & REFUSED_BITS:
             return SLOW
         self._batch = said == 1 or self._code == 320
+        said = self._truth(data, 13)
+        if said < 0:
+            return SLOW
+        self._no_ids = said == 1
         slot = (self.sequence % self._slots) * SLOT_BYTES
         table = pointer(self._table)
         if load_u32(table, slot + 28):
@@ -576,6 +590,7 @@ class SendPath:
         store_u32(table, slot + 24, 1 if self._sync and self._wait_flush else 0)
         store_u32(table, slot + 28, 2 if self._batch else 1)
         store_u32(table, slot + 32, self._key_size)
+        store_u32(table, slot + 72, 1 if self._no_ids else 0)
         self._owners[slot // SLOT_BYTES] = owner
         self.sequence = (self.sequence + 1) & TICKET_MASK
         self._room -= 1
@@ -787,16 +802,19 @@ class SendPath:
         if load_u32(table, slot + 20):
             return
         count = load_u32(table, slot + 36)
-        room = 1024 + 33 * (count if batch else 1)
+        bare = load_u32(table, slot + 72) != 0
+        room = 1024 + len(self._json_bare) + len(self._binary_bare)
+        if not bare:
+            room += 33 * (count if batch else 1)
         for piece in self._json if load_u32(table, slot + 16) == 0 else self._binary:
             room += len(piece)
         if len(self._out) < room:
             self._out = memoryview(bytearray(room))
         self._at = 8
         if load_u32(table, slot + 16) == 0:
-            self._answer_json(table, slot, code, batch and count != 1)
+            self._answer_json(table, slot, code, batch and count != 1, bare)
         else:
-            self._answer_binary(table, slot, code, batch and count != 1)
+            self._answer_binary(table, slot, code, batch and count != 1, bare)
         out = pointer(self._out)
         store_i32(out, 0, self._at - 4)
         store_i32(out, 4, (self._at - 8) | (load_u32(table, slot + 16) << 24))
@@ -805,13 +823,16 @@ class SendPath:
             given = replies[owner] = bytearray()
         append(given, self._out, self._at)
 
-    def _answer_json(self, table: memoryview, slot: int, code: int, batch: bool) -> None:
+    def _answer_json(self, table: memoryview, slot: int, code: int, batch: bool, bare: bool) -> None:
         pieces = self._json
         self._put(pieces[0])
         self._put_number(code)
-        self._put(pieces[1])
-        self._put_ids(table, slot, batch)
-        self._put(pieces[2])
+        if bare:
+            self._put(self._json_bare)
+        else:
+            self._put(pieces[1])
+            self._put_ids(table, slot, batch)
+            self._put(pieces[2])
         self._put_number(load_u32(table, slot + 12))
         self._put(pieces[3])
         self._put_number(load_u64(table, slot + 56))
@@ -821,7 +842,7 @@ class SendPath:
         self._put_number(as_signed(load_u32(table, slot + 8)))
         self._put(pieces[6])
 
-    def _answer_binary(self, table: memoryview, slot: int, code: int, batch: bool) -> None:
+    def _answer_binary(self, table: memoryview, slot: int, code: int, batch: bool, bare: bool) -> None:
         pieces = self._binary
         out = pointer(self._out)
         store_i16(out, 8, code)
@@ -831,8 +852,8 @@ class SendPath:
         store_i32(out, 17, 1)
         store_i32(out, 21, 0)
         self._at = 29
-        for number in range(4):
-            self._put(pieces[number])
+        for number in range(1 if bare else 0, 4):
+            self._put(self._binary_bare if bare and number == 1 else pieces[number])
             start = self._at
             self._at += 4
             if number == 0:

@@ -561,8 +561,12 @@ class SendHeader:
     unit_mode: bool
     max_reconsume_times: int | None
     batch: bool
+    no_ids: bool = False
+    """Ours: the answer need not name the offset message ids."""
 
 
+NO_IDS: Final = "noIds"
+"""The private field that says so, in every send code."""
 _V2: Final = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m")
 _LONG: Final = (
     "producerGroup",
@@ -620,6 +624,7 @@ def _decode_send(fields: dict[str, str], names: tuple[str, ...]) -> SendHeader:
             get(k, "false").lower() == "true",
             None if most is None else int(most),
             get(m, "false").lower() == "true",
+            get(NO_IDS, "false").lower() == "true",
         )
     except (KeyError, ValueError):
         return _decode_send_by_field(fields, names)
@@ -654,6 +659,7 @@ def _decode_send_by_field(fields: dict[str, str], names: tuple[str, ...]) -> Sen
         unit_mode=bool_field(fields, k),
         max_reconsume_times=int_field(fields, l, bits=32) if l in fields else None,
         batch=bool_field(fields, m),
+        no_ids=bool_field(fields, NO_IDS),
     )
 
 
@@ -677,6 +683,8 @@ def encode_send_v2(header: SendHeader, broker_name: str | None = None) -> dict[s
         fields["l"] = str(header.max_reconsume_times)
     if broker_name is not None:
         fields["n"] = broker_name
+    if header.no_ids:
+        fields[NO_IDS] = "true"
     return fields
 
 

@@ -38,8 +38,11 @@ class Replies:
             + b',"msgId":"%s","queueId":"%d","queueOffset":"%d","transactionId":%s},'
             + _TAIL
         )
+        self._stored_bare = self._stored.replace(b'"msgId":"%s",', b"")
         self.stored_pieces: Final = _pieces(self._stored)
+        self.stored_bare: Final = _pieces(self._stored_bare)[1]
         self.stored_fields: Final = self._binary_fields()
+        self.stored_fields_bare: Final = self.stored_fields[0].removesuffix(_key("msgId")) + _key("queueId")
         self._pulled = (
             b'{"code":%d,"extFields":{"groupSysFlag":"%d","maxOffset":"%d","minOffset":"%d",'
             b'"nextBeginOffset":"%d","suggestWhichBrokerId":"0","topicSysFlag":"%d"},' + _TAIL
@@ -58,22 +61,24 @@ class Replies:
         serialize: Serialize,
         opaque: int,
         code: int,
-        message_id: str,
+        message_id: str | None,
         queue_id: int,
         queue_offset: int,
         unique_key: str,
     ) -> bytes:
-        """Return the frame that answers a send whose message is in the log."""
+        """Return the frame that answers a send whose message is in the log (without an id: None)."""
         if serialize is Serialize.JSON:
             key = (
                 b'"%s"' % unique_key.encode()
                 if unique_key.isalnum() and unique_key.isascii()
                 else dumps(unique_key)
             )
+            if message_id is None:
+                return _head(self._stored_bare % (code, queue_id, queue_offset, key, opaque, b""))
             return _head(self._stored % (code, message_id.encode(), queue_id, queue_offset, key, opaque, b""))
         fields = {
             **self.send_fields,
-            "msgId": message_id,
+            **({} if message_id is None else {"msgId": message_id}),
             "queueId": str(queue_id),
             "queueOffset": str(queue_offset),
             "transactionId": unique_key,

@@ -229,7 +229,9 @@ class GatewayActor(ProcessActor):
             sync=self.config.store.flush is FlushMode.SYNC,
             body_bytes_max=self.config.store.body_bytes_max,
             json_pieces=self._replies.stored_pieces,
+            json_bare=self._replies.stored_bare,
             binary_fields=self._replies.stored_fields,
+            binary_bare=self._replies.stored_fields_bare,
             version=BROKER_VERSION,
             read_log=self._log_reader.view,
         )

@@ -124,6 +124,7 @@ class _Ticket:
     unique_key: str
     wait_flush: bool
     batch: bool
+    no_ids: bool = False
     done: Completion | None = None
     deadline_ns: int = 0
 
@@ -315,6 +316,7 @@ class Sends:
             admitted.unique_key,
             self._sync and admitted.wait_flush,
             admitted.batch,
+            header.no_ids,
         )
         self.counts.bytes += len(command.body)
         self._prepare(client, header.topic)
@@ -534,7 +536,7 @@ class Sends:
                 ticket.serialize,
                 ticket.opaque,
                 code,
-                self._message_id(ticket, done),
+                None if ticket.no_ids else self._message_id(ticket, done),
                 ticket.queue_id,
                 done.queue_offset,
                 ticket.unique_key,

@@ -138,7 +138,9 @@ class Way:
             sync=sync,
             body_bytes_max=1000,
             json_pieces=replies.stored_pieces,
+            json_bare=replies.stored_bare,
             binary_fields=replies.stored_fields,
+            binary_bare=replies.stored_fields_bare,
             version=BROKER_VERSION,
             read_log=lambda start, size: memoryview(
                 (struct.pack(">i", RECORD_BYTES) + bytes(RECORD_BYTES - 4)) * (size // RECORD_BYTES)
@@ -272,6 +274,7 @@ CHANGES: dict[str, tuple[str | None, ...]] = {
     "l": ("16", "x", "-1", ""),
     "m": ("true", "True", None),
     "n": ("é", None),
+    "noIds": ("true", "true", "false", "True", "x", ""),
     "zz": ("x", 'a"b', "é"),
 }
 
@@ -361,6 +364,26 @@ def test_what_official_clients_send_is_common(kernel: ModuleType, serialize: Ser
     places, used, bad = way.sends.take(way.client, stream, len(stream), 1 << 20)
     assert (places, used, bad) == ([], len(stream), -1)
     assert way.path.unanswered == 20
+
+
+@each_kernel
+@pytest.mark.parametrize("serialize", list(Serialize))
+@pytest.mark.parametrize("common", [True, False])
+def test_who_wants_no_ids_gets_none(kernel: ModuleType, serialize: Serialize, common: bool) -> None:
+    """Everything else in the answer is as always; both ways, single or batch."""
+    fields = []
+    for changes in ({}, {"noIds": "true"}, {"m": "true", "noIds": "true"}):
+        way = Way(kernel)
+        way.know("t")
+        way.feed(request(7, serialize, **changes), common)
+        assert way.path.unanswered == int(common)
+        way.write([0])
+        way.sends.collect(0)
+        (answer,) = way.link.frames()
+        fields.append(frame.decode(answer).fields)
+    usual, bare, batch_bare = fields
+    assert len(usual.pop("msgId")) == 32
+    assert usual == bare == batch_bare
 
 
 @each_kernel
