@@ -5,8 +5,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 
 from actormq.kernels.atomics cimport amq_load_acquire, amq_store_release
-from actormq.kernels.records cimport (
-    advance, copy_bytes, load_i16, load_i32, pointer, pointer_const, store_i16, store_i32)
+from actormq.kernels.heads cimport HEADER_MAX, SLOW, TAKEN, HeaderReader, hex_value, same
+from actormq.kernels.records cimport advance, copy_bytes, load_i32, pointer, pointer_const, store_i16, store_i32
 
 ctypedef unsigned long long u64
 ctypedef const unsigned char *source
@@ -24,15 +24,10 @@ cdef enum:
     KEY_AT = 80
     KEY_BYTES_MAX = 64
     FIELDS = 14
-    FIELDS_MAX = 32
     PROPERTIES_MAX = 32
-    HEADER_MAX = 65536
     STORED_MAX = 32767
     TOPIC_MAX = 127
     TICKET_MASK = 0xFFFFFFFFFF
-    TAKEN = 0
-    OTHER = 1
-    SLOW = 2
     REFUSED_BITS = 0x8C
     CLIENT_BITS = ~0x7C
     PLAIN = 0
@@ -78,10 +73,10 @@ cdef class SendTopic:
     cdef readonly long long bits
 
 
-cdef class SendPath:
+cdef class SendPath(HeaderReader):
     cdef unsigned char[::1] _ring, _table, _plain, _kept, _out
     cdef u64[::1] _cells
-    cdef long long[::1] _syncing, _fields, _keys
+    cdef long long[::1] _syncing, _keys
     cdef u64 _capacity, _base, _tail, _head
     cdef long long _slots, _syncing_first, _syncing_count, _body_max
     cdef list _owners, _json, _binary
@@ -89,7 +84,7 @@ cdef class SendPath:
     cdef object _read_log
     cdef int _version
     cdef bint _sync, _wait_flush, _batch, _no_ids
-    cdef long long _code, _kind, _opaque, _flag, _value, _key_size, _escaped, _room
+    cdef long long _key_size, _room
     cdef Py_ssize_t _at, _slot
     cdef public u64 sequence
     cdef public long long messages
@@ -108,25 +103,9 @@ cdef class SendPath:
     @cython.locals(header="long long", outcome=int)
     cdef int _frame(
         self, source data, Py_ssize_t at, long long size, object owner, bytes born_host, dict topics) except -1
+    cdef bint _wants(self, long long code) except -1
     @cython.locals(number=int)
-    cdef int _parse(self, source data, Py_ssize_t at, long long header) except -1
-    @cython.locals(seen=int, bit=int, key_at=Py_ssize_t, size=Py_ssize_t)
-    cdef int _parse_json(self, source data, Py_ssize_t at, Py_ssize_t end) except -1
-    @cython.locals(count=int, key_at=Py_ssize_t, key_size=Py_ssize_t, value_at=Py_ssize_t)
-    cdef Py_ssize_t _json_fields(self, source data, Py_ssize_t at, Py_ssize_t end) except -2
-    @cython.locals(byte=int)
-    cdef Py_ssize_t _quoted(self, source data, Py_ssize_t at, Py_ssize_t end) except -2
-    @cython.locals(negative=cython.bint, start=Py_ssize_t, value="long long", size=Py_ssize_t)
-    cdef Py_ssize_t _number(self, source data, Py_ssize_t at, Py_ssize_t end) except -2
-    @cython.locals(count=int, key_at=Py_ssize_t, key_size=Py_ssize_t, size="long long")
-    cdef int _parse_binary(self, source data, Py_ssize_t at, Py_ssize_t end) except -1
-    @cython.locals(number=int)
-    cdef bint _found(
-        self, source data, Py_ssize_t key_at, Py_ssize_t key_size, Py_ssize_t at, Py_ssize_t size) except -1
-    @cython.locals(at=Py_ssize_t, size=Py_ssize_t, value="long long", place=Py_ssize_t)
-    cdef long long _digits(self, source data, int number, int digits_max, long long value_max) except -2
-    @cython.locals(at=Py_ssize_t, size=Py_ssize_t)
-    cdef int _truth(self, source data, int number) except -2
+    cdef int _field_number(self, source data, Py_ssize_t at, Py_ssize_t size) except -2
     @cython.locals(topic_at=Py_ssize_t, topic_size=Py_ssize_t, topic=SendTopic, queue_id="long long", sys_flag="long long",
                    born="long long", flag="long long", times="long long", said=int, slot=Py_ssize_t, table=target,
                    properties_size="long long", host_size=Py_ssize_t, size=Py_ssize_t, ring=target, at=Py_ssize_t,
@@ -178,12 +157,8 @@ cdef class SendPath:
 
 
 cdef long long as_signed(long long value) noexcept
-cdef bint is_send(long long code) noexcept
-@cython.locals(place=Py_ssize_t)
-cdef bint same(source data, Py_ssize_t at, Py_ssize_t size, source text) noexcept
 @cython.locals(place=Py_ssize_t)
 cdef bint equal(source data, Py_ssize_t at, Py_ssize_t other, Py_ssize_t size) noexcept
-cdef int hex_value(int byte) noexcept
 @cython.locals(number=int, name=bytes)
 cdef int long_name(source data, Py_ssize_t at, Py_ssize_t size) except -2
 @cython.locals(first=int, ruled=cython.bint)

@@ -39,7 +39,7 @@ RECORD_BYTES = 100
 
 def _pure() -> ModuleType:
     """Import the .py file beside the compiled one."""
-    names = [f"actormq.kernels.{name}" for name in ("sends", "batches", "records", "rings")]
+    names = [f"actormq.kernels.{name}" for name in ("sends", "heads", "batches", "records", "rings")]
     kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     sys.meta_path.insert(0, kernels.PureFinder)
     try:
