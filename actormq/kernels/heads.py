@@ -48,7 +48,7 @@ class HeaderReader:
         raise NotImplementedError
 
     def _parse(self, data: memoryview, at: int, header: int) -> int:
-        """Find the fields of a header: TAKEN, OTHER for codes that are not wanted, SLOW for an uncommon one."""
+        """Find the fields of a header: TAKEN; OTHER for codes that are not wanted, SLOW when uncommon."""
         for number in range(self._fields_count):
             self._fields[number * 3 + 1] = -1
         self._opaque = 0
