@@ -17,7 +17,7 @@ from actormq.cli.output import print_json
 from actormq.errors import ConfigError
 
 if TYPE_CHECKING:
-    from actormq.client.messages import ReceivedMessage
+    from actormq.client.received import ReceivedMessage
     from actormq.client.settings import ConsumerSettings
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from actormq.client.consumer import Consumer as Consumer
     from actormq.client.futures import SendFuture as SendFuture
     from actormq.client.messages import Message as Message
-    from actormq.client.messages import ReceivedMessage as ReceivedMessage
     from actormq.client.producer import Producer as Producer
+    from actormq.client.received import ReceivedMessage as ReceivedMessage
     from actormq.client.results import ConsumeResult as ConsumeResult
     from actormq.client.results import MessageModel as MessageModel
     from actormq.client.results import MessageQueue as MessageQueue
@@ -48,7 +48,7 @@ _HOMES = {
     "Consumer": "actormq.client.consumer",
     "SendFuture": "actormq.client.futures",
     "Message": "actormq.client.messages",
-    "ReceivedMessage": "actormq.client.messages",
+    "ReceivedMessage": "actormq.client.received",
     "Producer": "actormq.client.producer",
     "ConsumeResult": "actormq.client.results",
     "MessageModel": "actormq.client.results",

@@ -12,7 +12,7 @@ from typing import Self
 from actormq.client.aio import AsyncClient
 from actormq.client.consuming import ConsumerCore
 from actormq.client.held import AsyncListener, Delivery, QueueWatcher
-from actormq.client.messages import ReceivedMessage
+from actormq.client.received import ReceivedMessage
 from actormq.client.results import MessageQueue
 from actormq.client.settings import ClientSettings, ConsumerSettings, check_group
 from actormq.client.streams import Delivered
@@ -174,7 +174,7 @@ class _AsyncWorkers:
 
     def submit(self, delivery: Delivery) -> None:
         self._waiting.append(delivery)
-        wanted = 1 if delivery.in_order else len(delivery.messages)
+        wanted = 1 if delivery.in_order else delivery.count
         for _ in range(min(wanted, self._max - len(self._tasks))):
             task = asyncio.get_running_loop().create_task(self._work())
             self._tasks.add(task)
@@ -201,7 +201,7 @@ class _AsyncWorkers:
             if message is None:
                 self._waiting.popleft()
                 continue
-            self._core.handing.report(delivery, [(message, await self._listen(delivery, message))], False)
+            self._core.handing.settle(delivery, message, await self._listen(delivery, message))
 
     async def _run_in_order(self, delivery: Delivery) -> None:
         while (message := delivery.take(self._core.session.now_ms())) is not None:

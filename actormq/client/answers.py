@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from actormq.client import requests
 from actormq.client.held import HeldQueue
-from actormq.client.messages import ReceivedMessage, decode_messages
+from actormq.client.received import ReceivedMessage, decode_messages
 from actormq.client.results import MessageQueue
 from actormq.errors import PeerError
 from actormq.message import QueueOffset
@@ -86,11 +86,11 @@ def running_info_body(consumer: ConsumerCore) -> bytes:
 
 def _queue_info(held: HeldQueue, now_ms: int, wall_ms: int) -> dict[str, Any]:
     window = held.window
-    first = window.first()
+    lowest = window.lowest
     return {
         "commitOffset": window.commit_offset,
-        "cachedMsgMinOffset": first.queue_offset if first else 0,
-        "cachedMsgMaxOffset": window.commit_offset + window.span if first else 0,
+        "cachedMsgMinOffset": lowest or 0,
+        "cachedMsgMaxOffset": 0 if lowest is None else lowest + window.span,
         "cachedMsgCount": len(window),
         "cachedMsgSizeInMiB": window.bytes >> 20,
         "transactionMsgMinOffset": 0,

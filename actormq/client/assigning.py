@@ -172,7 +172,7 @@ class Assignment:
             is_lost: somebody else may have it already: our offset may be older than theirs, and is not saved.
         """
         del self.held[held.queue]
-        held.is_stopped = True
+        held.stop()
         if held.task is not None:
             held.task.cancel()
         self._leaving[held.queue] = held
@@ -193,7 +193,7 @@ class Assignment:
     def stop(self) -> None:
         """Give listeners nothing more, and pull nothing more; what they still say counts."""
         for held in self.held.values():
-            held.is_stopped = True
+            held.stop()
             if held.task is not None:
                 held.task.cancel()
 

@@ -10,10 +10,10 @@ from actormq.client import answers
 from actormq.client.assigning import Assignment
 from actormq.client.handing import Handing
 from actormq.client.held import AnyListener, Delivery, QueueWatcher
-from actormq.client.messages import ReceivedMessage
 from actormq.client.offsets import BrokerOffsets, FileOffsets, Offsets
 from actormq.client.procedures import Pause, Signal, Together, Wait
 from actormq.client.pulling import Puller
+from actormq.client.received import ReceivedMessage
 from actormq.client.results import MessageModel, MessageQueue
 from actormq.client.session import Session, answer_to
 from actormq.client.settings import ConsumerSettings, check_group

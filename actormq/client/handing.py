@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import groupby, islice
 
 from actormq.client import requests
 from actormq.client.held import AnyListener, Delivery, Finished, HeldQueue
-from actormq.client.messages import ReceivedMessage
 from actormq.client.procedures import Ask, Pause
+from actormq.client.received import ReceivedMessage
 from actormq.client.requests import Outgoing
 from actormq.client.results import MessageModel
 from actormq.client.sending import Sender
 from actormq.client.session import Session
 from actormq.client.settings import ConsumerSettings, ProducerSettings
 from actormq.errors import ClientError, PeerError
-from actormq.message import RETRY_PREFIX, PropertyKey, encode_properties
+from actormq.kernels.received import Batch, finish, gate_of, is_done
+from actormq.message import RETRY_PREFIX, PropertyKey, QueueOffset, encode_properties
 
 log = logging.getLogger("actormq.client")
 
@@ -55,31 +56,26 @@ class Handing:
         self._hand_over = hand_over
         self._reports: deque[tuple[Delivery, list[Finished], bool]] = deque()
         self._is_reporting = False
-        self._direct: dict[int, tuple[Delivery, Callable[[int | None], None]]] = {}
+        self._direct: dict[int, tuple[Delivery, ReceivedMessage, Callable[[int | None], None]]] = {}
         self._resender = Sender(
             _INNER_GROUP, ProducerSettings(), session.directory, session.clock, session.keys, 0
         )
 
     # -- out
 
-    def put(self, held: HeldQueue, messages: list[ReceivedMessage]) -> None:
-        """Take pulled messages in hand and pass the new ones on."""
-        new = held.window.put(messages)
-        if not new:
-            return
+    def put(self, held: HeldQueue, batch: Batch) -> None:
+        """Pass on what was taken in hand; at least one message."""
         if self._settings.orderly:
-            held.backlog.extend(new)
+            held.backlog.extend(batch.messages())
             self.go_on(held)
+        elif held.queue.topic.startswith(RETRY_PREFIX):
+            for topic, some in groupby(batch.messages(), key=lambda message: message.topic):
+                self._deliver(held, list(some), topic)
         else:
-            self._deliver(held, new)
+            self._deliver(held, batch, held.queue.topic)
 
-    def _deliver(self, held: HeldQueue, messages: Iterable[ReceivedMessage]) -> None:
-        if not held.queue.topic.startswith(RETRY_PREFIX):
-            listener = self._listener_of(held.queue.topic)
-            self._hand_over(Delivery(held, list(messages), listener, in_order=False))
-            return
-        for topic, some in groupby(messages, key=lambda message: message.topic):
-            self._hand_over(Delivery(held, list(some), self._listener_of(topic), in_order=False))
+    def _deliver(self, held: HeldQueue, messages: Batch | list[ReceivedMessage], topic: str) -> None:
+        self._hand_over(Delivery(held, messages, self._listener_of(topic), in_order=False))
 
     def go_on(self, held: HeldQueue) -> None:
         """Orderly: give the next messages to a worker, unless one is at work on this queue."""
@@ -94,17 +90,32 @@ class Handing:
         self, message: ReceivedMessage, listener: AnyListener, on_done: Callable[[int | None], None]
     ) -> None:
         """Give a listener one message outside any window; `on_done` gets the delay level, None = success."""
-        held = HeldQueue(message.queue, message.queue_offset, persisted=None)
+        held = HeldQueue(message.queue, QueueOffset(message.queue_offset), persisted=None)
         delivery = Delivery(held, [message], listener, in_order=False)
-        self._direct[id(delivery)] = (delivery, on_done)
+        self._direct[id(delivery)] = (delivery, message, on_done)
+        gate_of(message).report_after = 1  # even when it succeeds
         self._hand_over(delivery)
 
     # -- back
+
+    def settle(self, delivery: Delivery, message: ReceivedMessage, delay_level: int | None) -> None:
+        """Say what became of one message, not in order; any thread.
+
+        Args:
+            delay_level: for its retry; None = it is done with.
+        """
+        if delay_level is not None:
+            self.report(delivery, [(message, delay_level)], False)
+            return
+        finish(message)
+        if delivery.is_awaited:
+            self.report(delivery, [], False)
 
     def report(self, delivery: Delivery, finished: list[Finished], is_last: bool) -> None:
         """Say what became of messages; any thread.
 
         Args:
+            finished: in order, all that were run; otherwise those that failed: the others are marked.
             is_last: this worker is through with the delivery.
         """
         self._reports.append((delivery, finished, is_last))
@@ -118,10 +129,7 @@ class Handing:
         while self._reports:
             delivery, finished, is_last = self._reports.popleft()
             held = delivery.held
-            direct = self._direct.get(id(delivery)) if finished else None
-            if direct is not None:
-                del self._direct[id(delivery)]
-                direct[1](finished[0][1])
+            if self._is_direct(delivery, finished):
                 continue
             is_current = held.window is delivery.window and not held.is_released
             if not is_current:
@@ -131,8 +139,18 @@ class Handing:
             else:
                 self._take(held, finished)
 
+    def _is_direct(self, delivery: Delivery, finished: list[Finished]) -> bool:
+        """Tell who wanted a message delivered directly, if that is what was reported."""
+        direct = self._direct.get(id(delivery))
+        if direct is None:
+            return False
+        _, message, on_done = direct
+        if finished or is_done(message):
+            del self._direct[id(delivery)]
+            on_done(finished[0][1] if finished else None)
+        return True
+
     def _take(self, held: HeldQueue, finished: list[Finished]) -> None:
-        was_full = held.window.is_full(self._settings.window)
         for message, delay_level in finished:
             if delay_level is None:
                 held.window.done(message)
@@ -141,7 +159,12 @@ class Handing:
                 held.window.done(message)
             else:
                 self._session.spawn(self._give_back(held, message, delay_level))
-        if was_full:
+        self._make_room(held)
+
+    def _make_room(self, held: HeldQueue) -> None:
+        """Let pulling go on if it waits and may."""
+        window = held.window
+        if window.gate.report_after and window.has_room(self._settings.window, self._settings.workers):
             held.room.set()
 
     def _take_in_order(
@@ -204,13 +227,11 @@ class Handing:
                 await Pause(self._settings.send_back_retry_ms)
                 message.count_attempt()
                 if held.window.holds(message) and not held.is_stopped:
-                    self._deliver(held, [message])
+                    self._deliver(held, [message], message.topic)
                 return
-        was_full = held.window.is_full(self._settings.window)
         if not held.is_released:
             held.window.done(message)
-        if was_full:
-            held.room.set()
+        self._make_room(held)
 
     async def _send_back(self, message: ReceivedMessage, delay_level: int, reconsume_max: int) -> None:
         address = await self._session.directory.master_of(message.queue.broker_name)
@@ -243,13 +264,12 @@ class Handing:
 
     def give_back_stuck(self, held: HeldQueue) -> None:
         """Concurrent: give back the first message when its listener has held it for too long."""
-        first = held.window.first()
-        if first is None or not first.started_ms:
-            return
-        held_for_ms = self._session.now_ms() - first.started_ms
-        if held_for_ms > self._settings.listener_timeout_ms:
+        now_ms = self._session.now_ms()
+        stuck = held.window.stuck(now_ms)
+        if stuck is not None and stuck[1] >= self._settings.listener_timeout_ms:
+            message, held_for_ms = stuck
             log.warning(
-                "%r is in its listener for %d s; it goes to the retry topic", first, held_for_ms // 1000
+                "%r is in its listener for %d s; it goes to the retry topic", message, held_for_ms // 1000
             )
-            first.started_ms = self._session.now_ms()
-            self._session.spawn(self._give_back(held, first, _FIRST_RETRY_LEVEL))
+            held.window.watch_anew(now_ms)
+            self._session.spawn(self._give_back(held, message, _FIRST_RETRY_LEVEL))

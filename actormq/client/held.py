@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from actormq.client.messages import ReceivedMessage
 from actormq.client.procedures import Signal
+from actormq.client.received import ReceivedMessage
 from actormq.client.results import ConsumeResult, MessageQueue
 from actormq.client.window import Window
+from actormq.kernels.received import Batch, Handful
 from actormq.message import QueueOffset
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ class HeldQueue:
         "idle",
         "is_in_listener",
         "is_released",
-        "is_stopped",
         "locked_until_ms",
         "next_offset",
         "persisted",
@@ -69,8 +68,6 @@ class HeldQueue:
         self.pulled_at_ms = 0
         self.room = Signal()
         """Set when a pull may go on: the window has room, or the consumer was resumed."""
-        self.is_stopped = False
-        """No further message goes to a listener."""
         self.is_released = False
         """Somebody else may have it: what listeners still say of it is ignored."""
         self.locked_until_ms: int | None = None
@@ -83,9 +80,21 @@ class HeldQueue:
         """Orderly: set when a delivery has ended."""
         self.task: Task[None] | None = None
 
+    @property
+    def is_stopped(self) -> bool:
+        """No further message goes to a listener."""
+        return self.window.gate.is_closed
+
+    def stop(self) -> None:
+        """Give listeners nothing more."""
+        self.window.gate.is_closed = True
+
     def restart(self, start: QueueOffset) -> None:
         """Forget what is in hand and go on from `start`; what listeners say of the old window is ignored."""
+        was_stopped = self.is_stopped
+        self.stop()
         self.window = Window(start)
+        self.window.gate.is_closed = was_stopped
         self.backlog.clear()
         self.next_offset = start
 
@@ -101,39 +110,52 @@ class HeldQueue:
 class Delivery:
     """Messages of one queue for one listener, taken one by one by one or more workers."""
 
-    __slots__ = ("_cursor", "_taken", "held", "in_order", "listener", "messages", "window")
+    __slots__ = ("_handful", "held", "in_order", "listener", "window")
 
     def __init__(
-        self, held: HeldQueue, messages: Sequence[ReceivedMessage], listener: AnyListener, *, in_order: bool
+        self,
+        held: HeldQueue,
+        messages: Batch | list[ReceivedMessage],
+        listener: AnyListener,
+        *,
+        in_order: bool,
     ) -> None:
+        """
+        Args:
+            messages: at least one, all of the queue's window.
+        """
         self.held = held
         self.window = held.window
-        self.messages = messages
         self.listener = listener
         self.in_order = in_order
-        self._cursor = count()
-        self._taken = 0
+        self._handful = Handful(messages)
+
+    @property
+    def count(self) -> int:
+        """How many messages it is made of."""
+        return self._handful.count
 
     def take(self, now_ms: int) -> ReceivedMessage | None:
         """Return the next message; None when all were taken or the queue is no longer ours.  Any thread."""
-        if self.held.window is not self.window or not self.held.may_run(now_ms):
-            self._taken = len(self.messages)  # nobody needs to look again
+        if not self.held.is_locked(now_ms):
             return None
-        # The counter is the only thing that workers share, and its next() is atomic.
-        index = next(self._cursor)
-        if index >= len(self.messages):
-            return None
-        message = self.messages[index]
-        self._taken = index + 1
-        message.started_ms = now_ms
-        return message
+        return self._handful.take()
+
+    def work(self) -> tuple[ReceivedMessage | None, Any] | None:
+        """Run the listener on message after message, not in order; see `Handful.work`.  Any thread."""
+        return self._handful.work(self.listener, ConsumeResult.RETRY)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Return whether somebody waits for what becomes of these messages."""
+        return self._handful.gate.report_after > 0
 
     @property
     def can_be_shared(self) -> bool:
         """Return whether several workers may take from it."""
-        return not self.in_order and len(self.messages) > 1 and self.has_more
+        return not self.in_order and self.count > 1 and self.has_more
 
     @property
     def has_more(self) -> bool:
         """Return whether there is probably a message left."""
-        return self._taken < len(self.messages)
+        return self._handful.has_more()

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from actormq.client import requests
 from actormq.client.handing import Handing
 from actormq.client.held import HeldQueue
-from actormq.client.messages import decode_messages
 from actormq.client.offsets import Offsets
 from actormq.client.procedures import Ask, Pause, Wait
 from actormq.client.requests import PullAnswer, PullStatus
@@ -57,7 +56,7 @@ class Puller:
     async def pull_forever(self, held: HeldQueue) -> None:
         """Pull a queue until the task is cancelled (the queue is no longer ours)."""
         while True:
-            if self.is_paused or held.window.is_full(self._settings.window):
+            if self.is_paused or not held.window.has_room(self._settings.window, self._settings.workers):
                 await Wait(held.room)
                 continue
             subscription = self._subscription_of(held.queue.topic)
@@ -93,8 +92,8 @@ class Puller:
             self._group,
             held.queue,
             held.next_offset,
-            messages_max=self._settings.pull_messages,
-            bytes_max=self._settings.pull_bytes,
+            messages_max=min(self._settings.pull_messages, self._settings.window.messages_max),
+            bytes_max=min(self._settings.pull_bytes, self._settings.window.bytes_max),
             suspend_ms=self._settings.suspend_ms,
             sub_version=subscription.version,
             commit_offset=commit if held.broker_id == 0 else None,
@@ -121,12 +120,14 @@ class Puller:
         return offset if offset > 0 and offset != held.persisted else None
 
     def _take(self, held: HeldQueue, subscription: Subscription, answer: PullAnswer) -> None:
-        messages = decode_messages(answer.body, held.queue) if answer.status is PullStatus.FOUND else []
-        # The broker compared hashes of tags; here the texts decide.
-        wanted = [message for message in messages if subscription.wants(message)]
+        batch = None
+        if answer.status is PullStatus.FOUND:
+            # The broker compared hashes of tags; here the texts decide.
+            batch = held.window.put(answer.body, held.queue, subscription.tags)
         held.next_offset = answer.next_offset
-        self._handing.put(held, wanted)
         held.window.skip_to(answer.next_offset)
+        if batch is not None and batch.count:
+            self._handing.put(held, batch)
 
     async def reposition(self, held: HeldQueue, queue_offset: QueueOffset) -> None:
         """Go on from another offset, and make the broker remember it: the old one is outside the queue."""

@@ -7,7 +7,7 @@ from typing import Self
 
 from actormq.client.handing import Handing
 from actormq.client.held import Delivery
-from actormq.client.messages import ReceivedMessage
+from actormq.client.received import ReceivedMessage
 from actormq.client.results import MessageQueue, RetryLater
 from actormq.message import QueueOffset
 
@@ -49,11 +49,12 @@ class Delivered:
 
     @property
     def queue(self) -> MessageQueue:
-        return self.message.queue
+        queue: MessageQueue = self.message.queue
+        return queue
 
     @property
     def queue_offset(self) -> QueueOffset:
-        return self.message.queue_offset
+        return QueueOffset(self.message.queue_offset)
 
     def ack(self) -> None:
         """Say that the message was dealt with; the second word on a message is ignored."""
@@ -66,7 +67,7 @@ class Delivered:
     def _settle(self, level: int | None) -> None:
         if not self._is_settled:
             self._is_settled = True
-            self._handing.report(self._delivery, [(self.message, level)], False)
+            self._handing.settle(self._delivery, self.message, level)
 
     def process(self) -> Self:
         """Return the context manager that settles this message."""

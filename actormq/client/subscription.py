@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from actormq.client.messages import ReceivedMessage
 from actormq.errors import ConfigError
 from actormq.message import tags_code
 
@@ -31,10 +30,6 @@ class Subscription:
     expression: str
     tags: frozenset[str]
     version: int
-
-    def wants(self, message: ReceivedMessage) -> bool:
-        """Return whether the message's tag is one of ours, letter by letter."""
-        return not self.tags or message.tags in self.tags
 
     def heartbeat_data(self) -> dict[str, Any]:
         """Return RocketMQ's SubscriptionData as a JSON object."""

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from actormq.client.held import Delivery, Finished
 from actormq.client.results import ConsumeResult, RetryLater
@@ -17,12 +17,19 @@ log = logging.getLogger("actormq.client")
 
 Report = Callable[[Delivery, list[Finished], bool], None]
 REPORT_INTERVAL_NS: Final = 20_000_000
-"""Quick listeners report once for many messages, slow ones after each: the offset follows closely."""
+"""In order, quick listeners report once for many messages, slow ones after each."""
 
 
 def level_of(result: ConsumeResult | None) -> int | None:
     """Return the delay level that a listener's return value means; None = consumed."""
     return 0 if result is ConsumeResult.RETRY else None
+
+
+def level_of_outcome(delivery: Delivery, outcome: Any) -> int | None:
+    """Return the delay level that what a listener returned, or the exception that it raised, means."""
+    if isinstance(outcome, Exception):
+        return level_of_failure(delivery, outcome)
+    return level_of(outcome)
 
 
 def level_of_failure(delivery: Delivery, error: Exception) -> int:
@@ -108,6 +115,19 @@ class WorkerPool:
             self.submit(delivery)
 
     def _run(self, delivery: Delivery) -> None:
+        """Work on a delivery until nothing is left of it; what is done is marked there."""
+        if delivery.in_order:
+            self._run_in_order(delivery)
+            return
+        while (stopped := delivery.work()) is not None:
+            message, outcome = stopped
+            failed = [] if message is None else [(message, level_of_outcome(delivery, outcome))]
+            self._report(delivery, failed, False)
+        if delivery.is_awaited:
+            self._report(delivery, [], True)
+
+    def _run_in_order(self, delivery: Delivery) -> None:
+        """Look at the lock before each message: it may run out."""
         finished: list[Finished] = []
         reported_ns = self._clock.monotonic_ns()
         while True:
@@ -124,7 +144,6 @@ class WorkerPool:
                 # The user's code: whatever it raises means "deliver again", and is logged.
                 level = level_of_failure(delivery, error)
             finished.append((message, level))
-            if level is not None and delivery.in_order:
+            if level is not None:
                 break
-        if finished or delivery.in_order:
-            self._report(delivery, finished, True)
+        self._report(delivery, finished, True)

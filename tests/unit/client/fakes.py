@@ -485,7 +485,7 @@ class FakeCluster:
 
     def _send_back(self, broker: FakeBroker, command: RemotingCommand) -> RemotingCommand:
         record = broker.log[int(command.fields["offset"])]
-        from actormq.client.messages import decode_messages
+        from actormq.client.received import decode_messages
         from actormq.client.results import MessageQueue
 
         message = decode_messages(record, MessageQueue("", "", 0))[0]

@@ -10,7 +10,7 @@ from unit.client.fakes import NAME_SERVER, FakeCluster, SimLoop, SimNetwork
 
 from actormq.client.consuming import ConsumerCore
 from actormq.client.held import Delivery, QueueWatcher
-from actormq.client.messages import ReceivedMessage
+from actormq.client.received import ReceivedMessage
 from actormq.client.sending import Sender
 from actormq.client.session import Session
 from actormq.client.settings import ClientSettings, ConsumerSettings, ProducerSettings

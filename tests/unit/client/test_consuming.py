@@ -12,8 +12,8 @@ import pytest
 from unit.client.fakes import FakeCluster, SimLoop, encode_record
 from unit.client.sim import SimClient
 
-from actormq.client.messages import ReceivedMessage
 from actormq.client.procedures import Address
+from actormq.client.received import ReceivedMessage
 from actormq.client.requests import queue_json
 from actormq.client.results import ConsumeResult, MessageModel, MessageQueue, RetryLater, StartFrom
 from actormq.client.window import WindowLimits

@@ -15,9 +15,9 @@ from actormq.client.messages import (
     check_body,
     check_topic,
     compress,
-    decode_messages,
     encode_user_properties,
 )
+from actormq.client.received import decode_messages
 from actormq.client.results import MessageQueue
 from actormq.errors import MessageRejected, PeerError
 from actormq.message import SysFlag, decode_properties

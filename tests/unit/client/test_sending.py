@@ -10,7 +10,8 @@ from unit.client.sim import SimClient
 
 from actormq.client.batching import BatchLimits
 from actormq.client.collecting import Collector
-from actormq.client.messages import Message, decode_messages
+from actormq.client.messages import Message
+from actormq.client.received import decode_messages
 from actormq.client.results import MessageQueue
 from actormq.client.sending import queue_choice
 from actormq.client.settings import ProducerSettings

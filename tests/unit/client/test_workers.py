@@ -10,7 +10,7 @@ import pytest
 from unit.client.fakes import encode_record
 
 from actormq.client.held import Delivery, Finished, HeldQueue
-from actormq.client.messages import ReceivedMessage, decode_messages
+from actormq.client.received import ReceivedMessage
 from actormq.client.results import ConsumeResult, MessageQueue, RetryLater
 from actormq.client.workers import WorkerPool
 from actormq.clock import SystemClock
@@ -26,12 +26,14 @@ class Reports:
     def __init__(self) -> None:
         self.finished: list[Finished] = []
         self.last = 0
+        self.calls = 0
         self._changed = threading.Condition()
 
     def __call__(self, delivery: Delivery, finished: list[Finished], is_last: bool) -> None:
         with self._changed:
             self.finished += finished
             self.last += is_last
+            self.calls += 1
             self._changed.notify_all()
 
     def wait(self, count: int) -> list[Finished]:
@@ -39,11 +41,22 @@ class Reports:
             assert self._changed.wait_for(lambda: len(self.finished) >= count, SECONDS)
             return list(self.finished)
 
+    def wait_last(self) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self.last > 0, SECONDS)
+
+    def wait_until_done(self, *deliveries: Delivery) -> None:
+        """Wait until the windows of all have nothing in hand: only marks say so."""
+        for one in deliveries:
+            one.window.gate.report_after = 1
+        with self._changed:
+            assert self._changed.wait_for(lambda: not any(len(one.window) for one in deliveries), SECONDS)
+
 
 def delivery(listener: Callable[[ReceivedMessage], Any], count: int, *, in_order: bool = False) -> Delivery:
     data = b"".join(encode_record("t", b"%d" % index, queue_offset=index) for index in range(count))
     held = HeldQueue(QUEUE, QueueOffset(0), persisted=None)
-    return Delivery(held, held.window.put(decode_messages(data, QUEUE)), listener, in_order=in_order)
+    return Delivery(held, held.window.put(data, QUEUE), listener, in_order=in_order)
 
 
 def pool(reports: Any, workers: int = 4) -> WorkerPool:
@@ -58,11 +71,38 @@ def test_every_message_is_run_once_by_however_many_workers() -> None:
             seen.append(message.queue_offset)
 
     crew = pool(reports, workers=8)
-    for _ in range(50):
-        crew.submit(delivery(listener, 32))
-    reports.wait(50 * 32)
+    deliveries = [delivery(listener, 32) for _ in range(50)]
+    for one in deliveries:
+        crew.submit(one)
+    reports.wait_until_done(*deliveries)
     assert crew.stop(SECONDS)
     assert sorted(seen) == sorted(list(range(32)) * 50)
+    assert reports.finished == [], "what is consumed is marked, not reported"
+    assert {one.window.commit_offset for one in deliveries} == {32}
+
+
+def test_nobody_is_told_of_what_nobody_waits_for() -> None:
+    """A report wakes the client's thread: once when room is wanted, not for each pull."""
+    reports, ended = Reports(), threading.Event()
+    crew = pool(reports, workers=1)
+    for _ in range(5):
+        crew.submit(delivery(lambda message: None, 32))
+    crew.submit(delivery(lambda message: ended.set(), 1))
+    assert ended.wait(SECONDS)
+    assert crew.stop(SECONDS)
+    assert reports.calls == 0
+
+
+def test_who_waits_for_room_hears_of_it_while_the_work_goes_on() -> None:
+    """After as many messages as asked for, and once more at the end."""
+    reports = Reports()
+    crew = pool(reports, workers=1)
+    waited_for = delivery(lambda message: None, 32)
+    waited_for.window.gate.report_after = 10
+    crew.submit(waited_for)
+    assert reports.wait_last()
+    assert crew.stop(SECONDS)
+    assert (reports.calls, reports.last, len(waited_for.window)) == (4, 1, 0)
 
 
 def test_what_listeners_answer() -> None:
@@ -85,10 +125,12 @@ def test_what_listeners_answer() -> None:
 
     reports = Reports()
     crew = pool(reports)
-    crew.submit(delivery(listener, 6))
-    levels = {int(message.body): level for message, level in reports.wait(6)}
-    assert levels == {0: None, 1: None, 2: 0, 3: 7, 4: -1, 5: 0}
+    submitted = delivery(listener, 6)
+    crew.submit(submitted)
+    levels = {int(message.body): level for message, level in reports.wait(4)}
+    assert levels == {2: 0, 3: 7, 4: -1, 5: 0}
     assert crew.stop(SECONDS)
+    assert (submitted.window.commit_offset, len(submitted.window)) == (2, 4)
 
 
 def test_in_order_a_failure_ends_the_run_and_it_says_so_once() -> None:
@@ -115,7 +157,7 @@ def test_a_delivery_of_a_queue_that_is_gone_is_dropped_not_passed_around(how: st
     called: list[bytes] = []
     dead = delivery(lambda message: called.append(message.body), 32)
     if how == "stopped":
-        dead.held.is_stopped = True
+        dead.held.stop()
     else:
         dead.held.restart(QueueOffset(100))
     reports = Reports()
@@ -126,7 +168,7 @@ def test_a_delivery_of_a_queue_that_is_gone_is_dropped_not_passed_around(how: st
     crew.submit(dead)
     alive = delivery(lambda message: None, 5)
     crew.submit(alive)
-    reports.wait(5)
+    reports.wait_until_done(alive)
     assert crew.stop(SECONDS)
     assert called == []
     assert submitted.count(dead) <= 6, "at most one invitation for each worker"
