@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from enum import Enum
+from pathlib import Path
 
 from actormq.actors.control import Line
 from actormq.actors.loop import Timer
@@ -120,6 +121,14 @@ class Child:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             elif self.pid and self.alive:
                 os.kill(self.pid, signal.SIGKILL)
+
+    def is_stopped(self) -> bool:
+        """Whether it was stopped (SIGSTOP, a debugger); False where the system cannot tell."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat.rpartition(b")")[2].split()[0] in (b"T", b"t")
 
     def ending(self) -> str:
         """How it ended, in words."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from actormq.actors import control
 from actormq.actors.child import GIVEN, Child, Deaths, Phase
 from actormq.actors.forkserver import Forkserver, raise_descriptor_limit, rename
 from actormq.actors.loop import READ, Loop
+from actormq.actors.notify import Notifier
 from actormq.actors.nursery import Nursery
 from actormq.actors.premises import Premises
 from actormq.actors.roles import RoleSpec
@@ -36,6 +36,8 @@ from actormq.telemetry.log import LogSink
 
 ABORT_NAME: Final = "abort"
 _TICK_MS: Final = 1_000
+_RECOVERY_MORE_US: Final = 30_000_000
+"""So much longer systemd is to wait for a store that is being recovered; said again at each tick."""
 _STOP_ASKED_MS: Final = 200
 """A SIGTERM to every process of a group or unit reaches us within that time, too."""
 _LOG_READS_MAX: Final = 16
@@ -86,6 +88,8 @@ class Supervisor:
         self._ending: _Ending | None = None
         self._forkserver_deaths = Deaths()
         self._stages: list[int] = []
+        self._systemd = Notifier({})
+        self._probing = False
         self._release = contextlib.ExitStack()
         self._loop = Loop()
         self._woken, self._waker = os.pipe()
@@ -175,6 +179,8 @@ class Supervisor:
         self._loop.watch(self._woken, READ, lambda events: self._stop_asked(os.read(self._woken, 4096)))
         if threading.current_thread() is not threading.main_thread():
             return  # embedded: the owner calls request_stop
+        self._systemd = Notifier(os.environ)
+        self._release.callback(self._systemd.close)
         rename("amq:supervisor")
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             before = signal.signal(number, lambda number, frame: self.request_stop())
@@ -183,8 +189,10 @@ class Supervisor:
     # -- starting roles
 
     def _launch_all(self) -> None:
-        self._loop.call_later_ms(_TICK_MS, self._tick)
-        if not self._recovering():
+        self._loop.call_later_ms(self._tick_ms(), self._tick)
+        if self._recovering():
+            self._systemd.status("recovering the store")
+        else:
             self.premises.listeners.listen()
         for child in self._children.values():
             self.nursery.launch(child)
@@ -234,7 +242,7 @@ class Supervisor:
     def _ready(self) -> None:
         self.ready_ns = time.monotonic_ns()
         self.log.info("ready", extra={"seconds": f"{self.ready_s:.3f}"})
-        notify_systemd("READY=1")
+        self._systemd.status(self._condition(), "READY=1")
         if self._on_ready is not None:
             self._on_ready(self)
 
@@ -242,6 +250,9 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             os.read(self._bell_fd, 4096)
         self._check_store()
+        if self._probing and self._ending is None:
+            self._probing = False
+            self._systemd.feed(time.monotonic_ns())
 
     def _read_log(self, _events: int = 0) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -339,15 +350,39 @@ class Supervisor:
     # -- watching
 
     def _tick(self) -> None:
-        self._loop.call_later_ms(_TICK_MS, self._tick)
+        self._loop.call_later_ms(self._tick_ms(), self._tick)
         now_ns = time.monotonic_ns()
         self.positions.set_role(slot_of("supervisor"), RoleCell.HEARTBEAT_NS, now_ns)
         self._check_store()
         if self._unsynced is not None:
             self._unsynced.follow(self.positions.get(Position.FLUSHED), self.positions.get(Position.APPENDED))
         fresh = [self._beats(child, now_ns) for child in self._children.values()]
-        if self.ready_ns is not None and all(fresh):
-            notify_systemd("WATCHDOG=1")
+        self._systemd.flush()
+        if self.ready_ns is not None and self._ending is None:
+            self._systemd.status(self._condition())
+            if all(fresh) and self._systemd.is_hungry(now_ns):
+                self._probe()
+        elif self._recovering() and self._ending is None:
+            self._systemd.tell(f"EXTEND_TIMEOUT_USEC={_RECOVERY_MORE_US}")
+
+    def _tick_ms(self) -> int:
+        """Return how long to wait for the next look; a short-tempered watchdog wants more of them."""
+        feed_every_ns = self._systemd.feed_every_ns
+        return _TICK_MS if feed_every_ns is None else max(1, min(_TICK_MS, feed_every_ns // 1_000_000))
+
+    def _probe(self) -> None:
+        """Ring our own bell as a role would whose disk failed: who hears it looks, and feeds the watchdog."""
+        self._probing = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._bell_fd, (1).to_bytes(8, "little"))
+
+    def _condition(self) -> str:
+        """How we are, in a sentence for `systemctl status`."""
+        silent = [child.role for child in self._children.values() if child.silent]
+        if silent:
+            return f"no sign of life from {', '.join(silent)}"
+        at = (f"{front} on {host}:{port}" for front, (host, port) in self.addresses.items())
+        return f"serving {', '.join(at)}"
 
     def _beats(self, child: Child, now_ns: int) -> bool:
         """Whether the role gives signs of life; says so once when it stops and when it is back."""
@@ -362,11 +397,17 @@ class Supervisor:
         if not child.silent:
             child.silent = True
             self._report_silence(child, now_ns, silent_ns)
-        return False
+        # Whoever waits for the disk is not to be ended by the watchdog: the next one would wait for it, too.
+        return self._waits_for_disk_since(child) is not None
+
+    def _waits_for_disk_since(self, child: Child) -> int | None:
+        """Return when the write or sync began that the role is inside of (monotonic, ns)."""
+        busy_ns = self.positions.role(child.slot, RoleCell.BUSY_SINCE_NS)
+        return busy_ns if busy_ns and not child.is_stopped() else None
 
     def _report_silence(self, child: Child, now_ns: int, silent_ns: int) -> None:
-        busy_ns = self.positions.role(child.slot, RoleCell.BUSY_SINCE_NS)
-        if busy_ns:
+        busy_ns = self._waits_for_disk_since(child)
+        if busy_ns is not None:
             since = time.strftime("%H:%M:%S", time.localtime(time.time() - (now_ns - busy_ns) / 1e9))
             self.log.warning(f"{child.role}: disk slow since {since}")
         elif child.phase is Phase.FORKING:
@@ -386,7 +427,7 @@ class Supervisor:
             self._kill_all()
             return
         self.log.info("stopping")
-        notify_systemd("STOPPING=1")
+        self._systemd.status("stopping", "STOPPING=1")
         self._ending = _Ending(status=0)
         for child in self._children.values():
             if child.phase not in GIVEN or child.spec.one_shot:
@@ -439,6 +480,7 @@ class Supervisor:
         """End everything at once; the sentence is the log's last line."""
         if self._ending is None or not self._ending.sentence:
             self._ending = _Ending(status=status, sentence=sentence)
+            self._systemd.status(sentence or "refused to start: see the log")
             self._kill_all()
 
     def _kill_all(self) -> None:
@@ -477,15 +519,3 @@ class Supervisor:
             if self.positions.get(position) < appended
         }
         self.log.error("the store was not left clean, the next start recovers it", extra=behind)
-
-
-def notify_systemd(state: str) -> None:
-    """Tell systemd (READY=1, STOPPING=1, WATCHDOG=1), when it started us.  Source: sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-        sock.setblocking(False)
-        sock.sendto(state.encode(), address)

@@ -262,6 +262,29 @@ class SlowRecovery(Echo):
         time.sleep(60)
 
 
+def wait_at_the_gate(role: Echo) -> None:
+    """Wait until the test writes a line into the FIFO that it named."""
+    role.log.info("waits at the gate")
+    with open(os.environ["DEMO_GATE"]) as gate:
+        gate.readline()
+
+
+class GatedRecovery(Recovery):
+    """A one-shot role that takes as long as the test wants."""
+
+    def on_start(self) -> None:
+        wait_at_the_gate(self)
+        super().on_start()
+
+
+class GatedEcho(Echo):
+    """Serves when the test wants."""
+
+    def on_start(self) -> None:
+        wait_at_the_gate(self)
+        super().on_start()
+
+
 class RefusedRecovery(Echo):
     """A one-shot role that refuses."""
 

@@ -487,21 +487,6 @@ def test_log_goes_to_the_file(tmp_path: Path) -> None:
         assert demo.log == ""
 
 
-def test_systemd_is_told(tmp_path: Path) -> None:
-    """READY=1 when all serve, WATCHDOG=1 while heartbeats are fresh, STOPPING=1."""
-    address = tmp_path / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(str(address))
-        listener.settimeout(DEADLINE_S)
-        demo = broker(tmp_path, environment={"NOTIFY_SOCKET": str(address)})
-        with demo.begin():
-            assert listener.recv(100) == b"READY=1"
-            assert listener.recv(100) == b"WATCHDOG=1"
-            demo.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: listener.recv(100) == b"STOPPING=1", "the last word")
-            assert demo.wait() == 0
-
-
 def test_supervisor_imports_no_role_and_nothing_big() -> None:
     """Its process stays small: no ZeroMQ, pykka, asyncio, multiprocessing, typer."""
     program = "import sys, actormq.actors.supervisor; print(*sys.modules)"
