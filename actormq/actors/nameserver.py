@@ -102,7 +102,7 @@ class NameServerActor(ProcessActor):
     def client_opened(self, client: RouterClient) -> None:
         """As `opened`."""
 
-    def message(self, client: RouterClient, header: bytes, body: bytes) -> None:
+    def message(self, client: RouterClient, header: bytes, body: bytes | memoryview) -> None:
         assert self.router is not None
         try:
             command = frame.decode_parts(header, body)

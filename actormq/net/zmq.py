@@ -22,6 +22,8 @@ from actormq.wire.frame import FRAME_BYTES_MAX, HEADER_BYTES_MAX
 _MESSAGES_A_TURN: Final = 256
 _PIPE_MESSAGES: Final = 1_000
 """What libzmq itself queues for a peer; our own queue comes behind it."""
+_COPIED_MAX: Final = 4_096
+"""A longer body is handed on where it lies."""
 _RETRY_MS: Final = 5
 _BACKLOG: Final = 1_024
 
@@ -119,8 +121,8 @@ class RouterHandler(Protocol):
     def client_opened(self, client: RouterClient) -> None:
         """The first message of a client has come; it follows."""
 
-    def message(self, client: RouterClient, header: bytes, body: bytes) -> None:
-        """One message; several body parts are joined."""
+    def message(self, client: RouterClient, header: bytes, body: bytes | memoryview) -> None:
+        """One message; several body parts are joined.  Keep no view of the body: its memory is ZeroMQ's."""
 
     def client_closed(self, client: RouterClient, reason: str) -> None:
         """The client is gone; called once for each that was opened."""
@@ -179,26 +181,35 @@ class RouterServer:
     def _on_ready(self, _events: int) -> None:
         for _ in range(_MESSAGES_A_TURN):
             try:
-                identity = self._socket.recv(zmq.DONTWAIT, copy=False)
+                identity = self._socket.recv(zmq.DONTWAIT)
             except zmq.Again:
                 return
-            parts = [self._socket.recv()]
-            while self._socket.getsockopt(zmq.RCVMORE):
-                parts.append(self._socket.recv())
-            self._on_message(identity, parts)
+            # A frame knows whether more follows (to ask the socket takes longer), and its bytes stay where
+            # ZeroMQ has received them.
+            header = self._socket.recv(copy=False)
+            self._on_message(identity, header, self._body() if header.more else b"")
 
-    def _on_message(self, identity: zmq.Frame, parts: list[bytes]) -> None:
-        client = self.clients.get(identity.bytes)
+    def _body(self) -> bytes | memoryview:
+        """Receive the rest of a message."""
+        first = self._socket.recv(copy=False)
+        if not first.more:
+            return first.buffer if len(first) > _COPIED_MAX else first.bytes
+        parts = [first]
+        while parts[-1].more:
+            parts.append(self._socket.recv(copy=False))
+        return b"".join([part.bytes for part in parts])
+
+    def _on_message(self, identity: bytes, header: zmq.Frame, body: bytes | memoryview) -> None:
+        client = self.clients.get(identity)
         if client is None:
-            client = self._open(identity.bytes, str(identity.get("Peer-Address") or ""))
+            client = self._open(identity, str(header.get("Peer-Address") or ""))
             if client is None:
                 return
         client.active_ns = self._now_ns()
-        body = parts[1] if len(parts) == 2 else b"".join(parts[1:])
-        if len(parts[0]) > HEADER_BYTES_MAX or len(parts[0]) + len(body) > self._limits.frame_bytes_max:
-            self.close_client(client, f"a message of {len(parts[0])} + {len(body)} bytes", warn=True)
+        if len(header) > HEADER_BYTES_MAX or len(header) + len(body) > self._limits.frame_bytes_max:
+            self.close_client(client, f"a message of {len(header)} + {len(body)} bytes", warn=True)
             return
-        self._handler.message(client, parts[0], body)
+        self._handler.message(client, header.bytes, body)
 
     def _open(self, identity: bytes, address: str) -> RouterClient | None:
         if len(self.clients) >= self._limits.clients_max:

@@ -71,6 +71,9 @@ class QueueFiles:
         self._descriptors: OrderedDict[Path, int] = OrderedDict()
         self._descriptors_max = descriptors_max
         self._dirty: dict[Path, None] = {}
+        self._newest: dict[tuple[str, int], tuple[int, Path]] = {}
+        """Where the file begins to which a queue was last written, and its path: to make one takes longer
+        than the write."""
 
     def write(self, topic: str, queue_id: int, queue_offset: int, entries: BytesLike) -> None:
         """Write consecutive entries, the first of them at `queue_offset`.
@@ -82,18 +85,27 @@ class QueueFiles:
         """
         assert len(entries) % ENTRY_BYTES == 0, len(entries)
         assert queue_offset >= 0, queue_offset
-        folder = queue_folder(self.root, topic, queue_id)
         view = memoryview(entries)
         at = queue_offset * ENTRY_BYTES
         while len(view):
             base = at - at % self.file_bytes
             part = view[: base + self.file_bytes - at]
-            path = folder / file_name(base)
+            path = self._path(topic, queue_id, base)
             fd = self._open(path, at - base)
             self.disk.pwritev(fd, [part], at - base)
             self._dirty[path] = None
             view = view[len(part) :]
             at += len(part)
+
+    def _path(self, topic: str, queue_id: int, base: int) -> Path:
+        newest = self._newest.get((topic, queue_id))
+        if newest is not None and newest[0] == base:
+            return newest[1]
+        path = queue_folder(self.root, topic, queue_id) / file_name(base)
+        if len(self._newest) >= 2 * self._descriptors_max:
+            self._newest.clear()
+        self._newest[topic, queue_id] = base, path
+        return path
 
     def _open(self, path: Path, first_at: int) -> int:
         fd = self._descriptors.get(path)

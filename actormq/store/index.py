@@ -39,7 +39,12 @@ assert _ENTRY.size == INDEX_ENTRY_BYTES
 EXTENT_BYTES: Final = 4 * 1024 * 1024
 """Entries get their blocks in steps of this size."""
 _ENTRIES_A_STEP: Final = 500_000
-"""After so many entries the map is given back: no role needs memory in proportion to the index."""
+"""After so many entries their memory is given back: no role needs any in proportion to the index."""
+_STEPS_A_ROUND: Final = 16
+"""After so many steps the slots are given back, too.  Each page of them costs two faults when it comes again,
+and keys touch all of them soon: given back in each step this was a fifth of the cost of a key."""
+_NEXT_NUMBER: Final = struct.Struct(">i")
+_NEXT_NUMBER_AT: Final = 36
 CHAIN_STEPS_MAX: Final = 100_000
 """A longer chain is not walked to its end: millions of messages with one key, or damage."""
 
@@ -118,6 +123,7 @@ class IndexWriter:
         self._view = memoryview(b"")
         self._allocated = 0
         self._forgotten = 0
+        self._steps = 0
         names = list_files(disk, folder, self.size)
         if names:
             self._open(names[-1])
@@ -165,27 +171,37 @@ class IndexWriter:
         full: int | None = None
         at = 0
         while at < len(keys):
-            if not len(self._view) or read_header(self._view).next_number >= self.entries_max:
+            if not len(self._view) or self._next_number() >= self.entries_max:
                 if len(self._view):
                     self.sync()
                     full = read_header(self._view).end_timestamp
                 self._create(wall_ms)
-            self._reserve((len(keys) - at) // KEY_BYTES)
+            next_number = self._next_number()
+            self._reserve(next_number, (len(keys) - at) // KEY_BYTES)
             before = at
             at = put_index(self._view, self.slots, self.entries_max, keys, at)
             assert at > before, "an index file with room took no key"
-            self._forget()
+            if next_number - self._forgotten >= _ENTRIES_A_STEP:
+                self._forget(next_number)
         return full
 
-    def _forget(self) -> None:
-        next_number = read_header(self._view).next_number
-        if next_number - self._forgotten >= _ENTRIES_A_STEP:
-            self.disk.forget(self._view, 0, self.size)
-            self._forgotten = next_number
+    def _next_number(self) -> int:
+        """As in the header, which takes longer to read as a whole."""
+        (number,) = _NEXT_NUMBER.unpack_from(self._view, _NEXT_NUMBER_AT)
+        return max(1, int(number))
 
-    def _reserve(self, wanted: int) -> None:
+    def _forget(self, next_number: int) -> None:
+        """Let go of the memory of the entries before `next_number`, and now and then of the slots."""
+        entries_at = INDEX_HEADER_BYTES + self.slots * INDEX_SLOT_BYTES
+        start = entries_at + self._forgotten * INDEX_ENTRY_BYTES
+        self._steps += 1
+        if self._steps % _STEPS_A_ROUND == 0:
+            start = 0
+        self.disk.forget(self._view, start, entries_at + next_number * INDEX_ENTRY_BYTES - start)
+        self._forgotten = next_number
+
+    def _reserve(self, next_number: int, wanted: int) -> None:
         """Allocate blocks for up to `wanted` more entries."""
-        next_number = read_header(self._view).next_number
         last = min(next_number + wanted, self.entries_max)
         needed = INDEX_HEADER_BYTES + self.slots * INDEX_SLOT_BYTES + last * INDEX_ENTRY_BYTES
         if needed > self._allocated:

@@ -372,7 +372,7 @@ class GatewayActor(ProcessActor):
         faults.point("gateway.received")
         return self._sends.take(client, view, end, bytes_max)
 
-    def take_parts(self, client: Client, header: bytes, body: bytes) -> bool:
+    def take_parts(self, client: Client, header: bytes, body: bytes | memoryview) -> bool:
         """Take a send whose header and body came apart if it is a common one."""
         return self._takes_unseen() and self._sends.take_parts(client, header, body)
 
@@ -622,7 +622,7 @@ class ZmqFront:
     def client_opened(self, client: RouterClient) -> None:
         client.user = self._gateway.client_opened(ZMQ, client)
 
-    def message(self, client: RouterClient, header: bytes, body: bytes) -> None:
+    def message(self, client: RouterClient, header: bytes, body: bytes | memoryview) -> None:
         assert isinstance(client.user, Client)
         now_ns = self._gateway.begin_batch()
         if now_ns is None:

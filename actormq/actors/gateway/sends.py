@@ -211,7 +211,7 @@ class Sends:
         self._took()
         return places
 
-    def take_parts(self, client: Client, header: bytes, body: bytes) -> bool:
+    def take_parts(self, client: Client, header: bytes, body: bytes | memoryview) -> bool:
         """Take one send if it is a common one."""
         if self._line or client.topics_version != self._topics_version:
             return False

@@ -124,6 +124,22 @@ def test_descriptors_and_maps_are_bounded() -> None:
     assert len(reader._maps) == 3
 
 
+def test_known_paths_are_bounded_and_never_another_queues() -> None:
+    """However many queues take turns, and whichever of their files comes next."""
+    disk = MemoryDisk()
+    disk.mkdir(ROOT)
+    files = QueueFiles(disk, ROOT, PER_FILE, descriptors_max=3)
+    queues = [(topic, number) for topic in ("t", "u") for number in range(8)]
+    for first in range(0, 3 * PER_FILE, PER_FILE // 2):
+        for place, (topic, number) in enumerate(queues):
+            files.write(topic, number, first, entries(1000 * place + first, PER_FILE // 2))
+    assert len(files._newest) <= 6
+    reader = QueueReader(disk, ROOT, PER_FILE)
+    for place, (topic, number) in enumerate(queues):
+        found = [reader.entry(topic, number, entry)[2] for entry in range(3 * PER_FILE)]
+        assert found == [1000 * place + entry for entry in range(3 * PER_FILE)]
+
+
 @pytest.mark.parametrize("topic", ["", ".", "..", "a/b", "../x", "a\0b", "ü" * 128])
 def test_names_never_lead_out_of_the_store(topic: str) -> None:
     with pytest.raises(BadName):

@@ -125,6 +125,25 @@ def test_no_space_stores_nothing_and_may_be_tried_again() -> None:
     assert writer.header.next_number == 3
 
 
+def test_memory_is_given_back_as_the_file_fills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every entry's once, that of the slots, which all keys use, more seldom."""
+    monkeypatch.setattr(index, "_ENTRIES_A_STEP", 4)
+    monkeypatch.setattr(index, "_STEPS_A_ROUND", 3)
+    given: list[tuple[int, int]] = []
+
+    class Forgetting(MemoryDisk):
+        def forget(self, view: memoryview, offset: int, length: int) -> None:
+            given.append((offset, offset + length))
+
+    writer, _ = new(Forgetting())
+    for number in range(19):
+        put(writer, [f"k{number}"], number)
+    entries_at = 40 + 4 * SLOTS
+    ends = [entries_at + 20 * number for number in (5, 9, 13, 17)]
+    assert [end for _, end in given] == ends
+    assert [start for start, _ in given] == [entries_at + 20, ends[0], 0, ends[2]]
+
+
 def test_sync_newest_and_cut() -> None:
     disk = MemoryDisk()
     writer, reader = new(disk)
