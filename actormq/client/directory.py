@@ -34,7 +34,7 @@ class Directory:
         self.table = RouteTable()
         self._name_servers = list(name_servers)
         self._good = 0
-        self._allows_zmq = allows_zmq
+        self.allows_zmq = allows_zmq
         self._timeout_ms = timeout_ms
         self._doors: dict[str, Address] = {}
         self.on_changed: Callable[[], None] = _nothing
@@ -133,7 +133,7 @@ class Directory:
         A RocketMQ broker does not know the question: it is talked to over TCP.
         """
         tcp = Address(f"tcp://{address}")
-        if not self._allows_zmq:
+        if not self.allows_zmq:
             return tcp
         if broker_id in broker.zmq_addresses:
             return Address(f"zmq://{broker.zmq_addresses[broker_id]}")

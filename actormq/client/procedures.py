@@ -47,6 +47,28 @@ class Tell:
         yield self
 
 
+class Call:
+    """Send a request's frame and wait for the answer's, in the calling thread (see `actormq.client.direct`).
+
+    Attributes:
+        opaque: of the request; None = it is one-way, and nothing is waited for: the answer is b"".
+
+    Raises (where it is awaited):
+        ConnectFailed, ConnectionLost, RequestTimeout, ClientClosed.
+    """
+
+    __slots__ = ("address", "data", "opaque", "timeout_ms")
+
+    def __init__(self, address: Address, data: bytes, opaque: int | None, timeout_ms: int) -> None:
+        self.address = address
+        self.data = data
+        self.opaque = opaque
+        self.timeout_ms = timeout_ms
+
+    def __await__(self) -> Generator[Call, bytes, bytes]:
+        return (yield self)
+
+
 @dataclass(frozen=True, slots=True)
 class Pause:
     """Let time pass."""
@@ -78,7 +100,7 @@ class Together:
         return (yield self)
 
 
-Effect = Ask | Tell | Pause | Wait | Together
+Effect = Ask | Tell | Call | Pause | Wait | Together
 
 
 class Signal:

@@ -15,11 +15,21 @@ from actormq.client.collecting import Collector, window_full
 from actormq.client.futures import SendFuture
 from actormq.client.messages import Message, MessageOptions, as_message, check_topic
 from actormq.client.procedures import Procedure
+from actormq.client.requests import Outgoing, Stored
 from actormq.client.results import MessageQueue, SendResult
-from actormq.client.sending import QueueChoice, QueueTarget, Sender, check_batch_topic, queue_choice
+from actormq.client.send_frames import parse_stored
+from actormq.client.sending import (
+    FirstAttempt,
+    QueueChoice,
+    QueueTarget,
+    Sender,
+    batch_outcome,
+    check_batch_topic,
+    queue_choice,
+)
 from actormq.client.settings import ClientSettings, ProducerSettings, check_group
 from actormq.client.tasks import run_here
-from actormq.errors import ClientClosed, RequestTimeout
+from actormq.errors import ClientClosed, ClientError, RequestTimeout
 
 T = TypeVar("T")
 log = logging.getLogger("actormq.client")
@@ -61,6 +71,7 @@ class Producer:
             session.keys,
             session.random.randrange(1 << 16),
         )
+        self._direct = session.direct
         self._collector = Collector(session, self._sender)
         self._lock = threading.Lock()
         self._state = "new"
@@ -140,7 +151,9 @@ class Producer:
         self._require_running()
         check_topic(topic)
         message = self._sender.single(as_message(body, options))
-        return self._run(self._sender.send(topic, message, queue_choice(key, queue), timeout_ms))
+        return self._store(topic, message, queue_choice(key, queue), timeout_ms).result(
+            message.message_ids[0]
+        )
 
     def send_batch(
         self,
@@ -159,7 +172,7 @@ class Producer:
         self._require_running()
         check_batch_topic(topic)
         batch = self._sender.batch([as_message(message, {}) for message in messages])
-        outcome = self._run(self._sender.send_batch(topic, batch, queue_choice(key, queue), timeout_ms))
+        outcome = batch_outcome(self._store(topic, batch, queue_choice(key, queue), timeout_ms), batch)
         return [outcome.result(index) for index in range(len(messages))]
 
     def send_oneway(
@@ -179,7 +192,7 @@ class Producer:
         self._require_running()
         check_topic(topic)
         message = self._sender.single(as_message(body, options))
-        self._run(self._sender.tell(topic, message, queue_choice(key, queue)))
+        self._run(self._sender.tell(topic, message, queue_choice(key, queue), self._direct.is_reachable))
 
     def send_async(
         self,
@@ -246,13 +259,37 @@ class Producer:
         directory = self._client.session.directory
         return self._run(directory.publish_queues(topic, self.settings.queues_wanted))
 
+    def _store(
+        self, topic: str, message: Outgoing, choose: QueueChoice | None, timeout_ms: int | None
+    ) -> Stored:
+        """Do what `Sender.store` says; the first attempt, mostly the only one, without a procedure."""
+        self._client.require_other_thread()
+        sender, direct = self._sender, self._direct
+        first = FirstAttempt(sender.now_ns(), direct.is_reachable)
+        queues = self._client.session.directory.table.publish_queues(topic)
+        if queues and not self.settings.retry_other_broker_when_not_ok:
+            queue = sender.choose(queues, choose)
+            address = sender.direct_address(queue, direct.is_reachable)
+            if address is not None:
+                try:
+                    data, opaque = sender.frame(queue, message)
+                    answer = direct.call(address, data, opaque, timeout_ms or self.settings.send_timeout_ms)
+                    stored = parse_stored(answer, queue, address)
+                except ClientError as error:
+                    sender.note(queue, first.began_ns, sender.blames_broker(error))
+                    first.error, first.broker_name = error, queue.broker_name
+                else:
+                    sender.note(queue, first.began_ns, False)
+                    return stored
+        return self._run(sender.store(topic, message, choose, timeout_ms, first))
+
     def _run(self, procedure: Procedure[T]) -> T:
         try:
             self._client.require_other_thread()
         except RuntimeError:
             procedure.close()
             raise
-        return run_here(self._client.session.network, procedure)
+        return run_here(self._client.session.network, procedure, self._direct)
 
     def _require_running(self) -> None:
         if self._state != "running":

@@ -78,7 +78,7 @@ class Reactor:
     # -- what the client asks of its loop
 
     def is_here(self) -> bool:
-        return threading.current_thread() is self._thread
+        return threading.get_ident() == self._thread.ident
 
     def call_soon(self, call: Callable[[], None]) -> None:
         self._calls.append(call)

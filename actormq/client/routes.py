@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from actormq.client.procedures import Address
 from actormq.client.results import MessageQueue, queue_order
 from actormq.errors import PeerError
 from actormq.message import Permission
@@ -149,6 +150,7 @@ class RouteTable:
         self._routes: dict[str, TopicRoute] = {}
         self._publish: dict[str, tuple[MessageQueue, ...]] = {}
         self._brokers: dict[str, BrokerData] = {}
+        self._masters: dict[str, Address] = {}
 
     def update(self, topic: str, route: TopicRoute) -> bool:
         """Keep a route; return whether it differs from the one before."""
@@ -167,6 +169,11 @@ class RouteTable:
     def _replace(self, routes: dict[str, TopicRoute], publish: dict[str, tuple[MessageQueue, ...]]) -> None:
         # Brokers first: whoever finds a queue finds its broker's address, too.
         self._brokers = {broker.name: broker for route in routes.values() for broker in route.brokers}
+        self._masters = {
+            broker.name: Address(f"tcp://{address}")
+            for broker in self._brokers.values()
+            if (address := master_address(broker)) is not None
+        }
         self._routes = routes
         self._publish = publish
 
@@ -189,6 +196,10 @@ class RouteTable:
 
     def broker(self, broker_name: str) -> BrokerData | None:
         return self._brokers.get(broker_name)
+
+    def tcp_master(self, broker_name: str) -> Address | None:
+        """Return the TCP address of a broker's master, whatever else it may be talked to by."""
+        return self._masters.get(broker_name)
 
     def brokers_of(self, topic: str) -> list[BrokerData]:
         route = self._routes.get(topic)

@@ -6,6 +6,8 @@ Source: RocketMQ DefaultMQProducerImpl.java (sendDefaultImpl); client.md §2.3, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 
 from actormq.client import requests
@@ -21,25 +23,28 @@ from actormq.client.messages import (
     encode_user_properties,
     with_unique_key,
 )
-from actormq.client.procedures import Address, Ask, Pause, Tell
+from actormq.client.procedures import Address, Ask, Call, Pause, Tell
 from actormq.client.requests import Outgoing, Stored
 from actormq.client.results import MessageQueue, SendResult
+from actormq.client.send_frames import SendFrames, parse_stored
 from actormq.client.settings import ProducerSettings
 from actormq.clock import Clock
 from actormq.errors import (
     BrokerUnknown,
     ClientError,
     ConnectFailed,
+    ConnectionLost,
     MessageRejected,
     PeerError,
     RequestRefused,
+    RequestTimeout,
     ResponseCode,
     RouteNotFound,
     SendFailed,
 )
 from actormq.message import RETRY_PREFIX, SendStatus
 from actormq.wire import batch as batch_bytes
-from actormq.wire.command import RemotingCommand
+from actormq.wire.command import RemotingCommand, next_opaque
 
 QueueChoice = Callable[[Sequence[MessageQueue]], MessageQueue]
 """Picks one of the writable queues; called again for each attempt."""
@@ -61,6 +66,24 @@ def queue_choice(key: str | None, queue: QueueTarget | None) -> QueueChoice | No
     if isinstance(queue, MessageQueue):
         return lambda _: queue
     return queue
+
+
+IsReachable = Callable[[Address], bool]
+"""Whether a broker's TCP address may be called by the calling thread itself."""
+
+
+@dataclass(slots=True)
+class FirstAttempt:
+    """What a thread that calls brokers itself has done before it needs a procedure.
+
+    Attributes:
+        error: why its attempt failed; None = it has made none.
+    """
+
+    began_ns: int
+    is_reachable: IsReachable
+    error: ClientError | None = None
+    broker_name: str | None = None
 
 
 _TRY_ANOTHER_QUEUE = frozenset({int(ResponseCode.TOPIC_NOT_EXIST), int(ResponseCode.NO_PERMISSION)})
@@ -92,6 +115,7 @@ class Sender:
         self._clock = clock
         self._keys = keys
         self._index = count(first_index)
+        self._frames = SendFrames(group, settings.queues_wanted)
 
     # -- messages to requests
 
@@ -161,16 +185,24 @@ class Sender:
     # -- procedures
 
     async def send(
-        self, topic: str, message: Outgoing, choose: QueueChoice | None = None, timeout_ms: int | None = None
+        self,
+        topic: str,
+        message: Outgoing,
+        choose: QueueChoice | None = None,
+        timeout_ms: int | None = None,
     ) -> SendResult:
         """Store one message; see `store`."""
         return (await self.store(topic, message, choose, timeout_ms)).result(message.message_ids[0])
 
     async def send_batch(
-        self, topic: str, message: Outgoing, choose: QueueChoice | None = None, timeout_ms: int | None = None
+        self,
+        topic: str,
+        message: Outgoing,
+        choose: QueueChoice | None = None,
+        timeout_ms: int | None = None,
     ) -> BatchOutcome:
         """Store a batch; see `store`."""
-        return _outcome(await self.store(topic, message, choose, timeout_ms), message)
+        return batch_outcome(await self.store(topic, message, choose, timeout_ms), message)
 
     async def send_collected(self, batch: Batch) -> BatchOutcome:
         """Store what an `Accumulator` collected; a batch of one goes as an ordinary message."""
@@ -182,45 +214,60 @@ class Sender:
         )
         queue = lane.queue
         choose = None if queue is None else lambda _: queue
-        return _outcome(await self.store(lane.topic, message, choose), message)
+        return batch_outcome(await self.store(lane.topic, message, choose), message)
 
     async def store(
-        self, topic: str, message: Outgoing, choose: QueueChoice | None = None, timeout_ms: int | None = None
+        self,
+        topic: str,
+        message: Outgoing,
+        choose: QueueChoice | None = None,
+        timeout_ms: int | None = None,
+        first: FirstAttempt | None = None,
     ) -> Stored:
         """Store a message or batch: some attempts within one time-out.
 
         Without `choose` each attempt takes the next queue, away from the broker that just failed; with it the
         attempts go where it says.  An attempt that timed out may have been stored: a repetition is possible.
 
+        Args:
+            first: of a thread that calls brokers itself: how far it has come.
         Raises:
             SendFailed: all attempts failed.
             RequestRefused: an answer after which trying again makes no sense.
             RouteNotFound, MessageRejected, PeerError.
         """
         timeout_ms = timeout_ms or self.settings.send_timeout_ms
-        deadline_ns = self._clock.monotonic_ns() + timeout_ms * 1_000_000
+        began_ns = self._clock.monotonic_ns() if first is None else first.began_ns
+        deadline_ns = began_ns + timeout_ms * 1_000_000
         failures: list[ClientError] = []
         stored: Stored | None = None
-        failed_broker: str | None = None
+        failed_broker = None if first is None else first.broker_name
+        failure = None if first is None else first.error
         for attempt in range(1 + self.settings.retries):
-            pause_ms = self.settings.retry_pause_ms << attempt - 1 if failures else 0
-            if self._left_ms(deadline_ns) <= pause_ms:
-                break
-            if pause_ms:
-                await Pause(pause_ms)
-            try:
-                queues = await self.directory.publish_queues(topic, self.settings.queues_wanted)
-                queue = self._choose(queues, choose, failed_broker)
-                failed_broker = queue.broker_name
-                stored = await self._attempt(queue, message, max(1, self._left_ms(deadline_ns)))
-            except ClientError as error:
-                failures.append(error)
-                if not self._is_worth_another(error):
-                    if stored is None:
-                        raise
+            if failure is None:
+                pause_ms = self.settings.retry_pause_ms << attempt - 1 if failures else 0
+                if self._left_ms(deadline_ns) <= pause_ms:
                     break
-                await self._look_again(topic, error)
+                if pause_ms:
+                    await Pause(pause_ms)
+                try:
+                    queues = await self.directory.publish_queues(topic, self.settings.queues_wanted)
+                    queue = self.choose(queues, choose, failed_broker)
+                    failed_broker = queue.broker_name
+                    left_ms = max(1, self._left_ms(deadline_ns))
+                    stored = await self._attempt(queue, message, left_ms, first)
+                except ClientError as error:
+                    failure = error
+            if failure is not None:
+                failures.append(failure)
+                if not self._is_worth_another(failure):
+                    if stored is None:
+                        raise failure
+                    break
+                await self._look_again(topic, failure)
+                failure = None
                 continue
+            assert stored is not None
             if stored.status is SendStatus.SEND_OK or not self.settings.retry_other_broker_when_not_ok:
                 return stored
         if stored is not None:
@@ -232,12 +279,23 @@ class Sender:
             failures,
         ) from last
 
+    def now_ns(self) -> int:
+        return self._clock.monotonic_ns()
+
     def _left_ms(self, deadline_ns: int) -> int:
         return (deadline_ns - self._clock.monotonic_ns()) // 1_000_000
 
-    def _choose(
-        self, queues: tuple[MessageQueue, ...], choose: QueueChoice | None, failed_broker: str | None
+    def choose(
+        self,
+        queues: tuple[MessageQueue, ...],
+        choose: QueueChoice | None,
+        failed_broker: str | None = None,
     ) -> MessageQueue:
+        """Return the queue for the next attempt.
+
+        Raises:
+            MessageRejected: `choose` returned something else.
+        """
         if choose is None:
             now_ms = self._clock.monotonic_ns() // 1_000_000
             return choose_queue(queues, next(self._index), failed_broker, self.faults, now_ms)
@@ -246,21 +304,54 @@ class Sender:
             raise MessageRejected(f"the queue selector returned {queue!r:.100}, which is no MessageQueue")
         return queue
 
-    async def _attempt(self, queue: MessageQueue, message: Outgoing, timeout_ms: int) -> Stored:
+    async def _attempt(
+        self, queue: MessageQueue, message: Outgoing, timeout_ms: int, here: FirstAttempt | None
+    ) -> Stored:
         began_ns = self._clock.monotonic_ns()
         failed = True
         try:
-            address = await self.directory.master_of(queue.broker_name)
-            answer = await Ask(address, self._request(queue, message), timeout_ms)
-            stored = requests.parse_stored(answer, queue, address)
+            direct = None if here is None else self.direct_address(queue, here.is_reachable)
+            if direct is not None:
+                data, opaque = self.frame(queue, message)
+                stored = parse_stored(await Call(direct, data, opaque, timeout_ms), queue, direct)
+            else:
+                address = await self.directory.master_of(queue.broker_name)
+                answer = await Ask(address, self._request(queue, message), timeout_ms)
+                stored = requests.parse_stored(answer, queue, address)
             failed = False
             return stored
         except RequestRefused as error:
-            failed = error.response_code in self.settings.retry_codes
+            failed = self.blames_broker(error)
             raise
         finally:
-            now_ns = self._clock.monotonic_ns()
-            self.faults.note(queue.broker_name, (now_ns - began_ns) / 1e6, now_ns // 1_000_000, failed=failed)
+            self.note(queue, began_ns, failed)
+
+    def note(self, queue: MessageQueue, began_ns: int, failed: bool) -> None:
+        """Remember how an attempt went."""
+        now_ns = self._clock.monotonic_ns()
+        self.faults.note(queue.broker_name, (now_ns - began_ns) / 1e6, now_ns // 1_000_000, failed=failed)
+
+    def blames_broker(self, error: ClientError) -> bool:
+        """Whether other brokers are better asked for a while."""
+        return not isinstance(error, RequestRefused) or error.response_code in self.settings.retry_codes
+
+    # -- of a calling thread
+
+    def direct_address(self, queue: MessageQueue, is_reachable: IsReachable) -> Address | None:
+        """Return where the calling thread may call the queue's broker; None = ask by the client's loop.
+
+        Whoever was given a ZeroMQ address may have no way to the broker's TCP port: then only where it has
+        been seen to be open.
+        """
+        address = self.directory.table.tcp_master(queue.broker_name)
+        if address is None or (self.directory.allows_zmq and not is_reachable(address)):
+            return None
+        return address
+
+    def frame(self, queue: MessageQueue, message: Outgoing, oneway: bool = False) -> tuple[bytes, int]:
+        """Return the frame that stores `message` in `queue`, and its opaque."""
+        opaque = next_opaque()
+        return self._frames.encode(queue, message, self._clock.wall_ms(), opaque, oneway), opaque
 
     def _request(self, queue: MessageQueue, message: Outgoing, oneway: bool = False) -> RemotingCommand:
         return requests.send(
@@ -288,16 +379,28 @@ class Sender:
             except (ClientError, PeerError):
                 return
 
-    async def tell(self, topic: str, message: Outgoing, choose: QueueChoice | None = None) -> None:
+    async def tell(
+        self,
+        topic: str,
+        message: Outgoing,
+        choose: QueueChoice | None = None,
+        is_reachable: IsReachable | None = None,
+    ) -> None:
         """Send without waiting for an answer; nothing says whether it was stored.
 
         Raises:
             RouteNotFound, NameServerUnavailable, BrokerUnknown, MessageRejected.
         """
         queues = await self.directory.publish_queues(topic, self.settings.queues_wanted)
-        queue = self._choose(queues, choose, None)
-        address: Address = await self.directory.master_of(queue.broker_name)
-        await Tell(address, self._request(queue, message, oneway=True))
+        queue = self.choose(queues, choose)
+        direct = None if is_reachable is None else self.direct_address(queue, is_reachable)
+        if direct is None:
+            address = await self.directory.master_of(queue.broker_name)
+            await Tell(address, self._request(queue, message, oneway=True))
+            return
+        data, _ = self.frame(queue, message, oneway=True)
+        with suppress(ConnectFailed, ConnectionLost, RequestTimeout):
+            await Call(direct, data, None, self.settings.send_timeout_ms)
 
 
 def check_batch_topic(topic: str) -> None:
@@ -311,7 +414,7 @@ def check_batch_topic(topic: str) -> None:
         raise MessageRejected(f"{topic} is a retry topic: batches cannot be sent to it")
 
 
-def _outcome(stored: Stored, message: Outgoing) -> BatchOutcome:
+def batch_outcome(stored: Stored, message: Outgoing) -> BatchOutcome:
     return BatchOutcome(
         stored.status,
         stored.queue,

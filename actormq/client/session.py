@@ -16,6 +16,7 @@ from random import Random
 from typing import Any, Protocol, TypeVar
 
 from actormq.client import requests
+from actormq.client.direct import Direct, Reply
 from actormq.client.directory import Directory
 from actormq.client.identifiers import UniqueKeys, client_id
 from actormq.client.links import host_and_port
@@ -94,6 +95,10 @@ class Session:
         self._incarnation = self.random.getrandbits(32)
         self._link_numbers = count(1)
         self.network = Network(loop, self, self.clock, self.settings, self._identity)
+        self.direct = Direct(
+            self.settings, self.clock, self._on_direct_request, lambda: loop.call_soon(self._watch_direct)
+        )
+        self._watches_direct = False
         self._producers: dict[str, int] = {}
         self._members: dict[str, Member] = {}
         self._tasks: set[Task[Any]] = set()
@@ -142,6 +147,7 @@ class Session:
         for task in list(self._tasks):
             task.cancel()
         self.network.close()
+        self.direct.close()
         for call in list(self.at_close):
             call()
 
@@ -309,6 +315,23 @@ class Session:
         """Send heartbeats to all brokers; return when each has answered, failed or been given up."""
         self._keep_hearts()
         await Together([_quietly(self.beat_once(heart)) for heart in list(self._hearts.values())])
+
+    # -- connections of calling threads
+
+    def _watch_direct(self) -> None:
+        """Close what no thread needs any more, now and then for as long as there is anything."""
+        if not self._watches_direct and not self.is_closed:
+            self._watches_direct = True
+            self.loop.call_later(self.settings.direct_idle_ms / 2, self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._watches_direct = False
+        if self.direct.close_idle():
+            self._watch_direct()
+
+    def _on_direct_request(self, command: RemotingCommand, reply: Reply) -> None:
+        """From any thread."""
+        self.loop.call_soon(lambda: self.on_request(command, reply))
 
     # -- what the network says
 

@@ -99,13 +99,19 @@ class ClientSettings:
     frame_bytes_max: int = 16 * 1024 * 1024
     outgoing_bytes_max: int = 64 * 1024 * 1024
     """What may wait unsent on one connection."""
+    direct_connections_max: int = 64
+    """To one broker, for threads that send and wait; more threads wait for each other."""
+    direct_idle_ms: int = 30_000
+    """When such a connection that nobody needs is closed; sooner than brokers do it (120 s)."""
 
     def __post_init__(self) -> None:
         _check(
             min(self.connect_timeout_ms, self.request_timeout_ms, self.route_interval_ms) > 0
-            and min(self.unknown_route_interval_ms, self.heartbeat_interval_ms, self.lease_interval_ms) > 0,
+            and min(self.unknown_route_interval_ms, self.heartbeat_interval_ms, self.lease_interval_ms) > 0
+            and self.direct_idle_ms > 0,
             "times are at least 1 ms",
         )
+        _check(self.direct_connections_max > 0, "direct_connections_max is at least 1")
 
 
 RETRYABLE_CODES: Final = frozenset(

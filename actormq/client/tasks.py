@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from actormq.client.procedures import Address, Ask, Effect, Pause, Procedure, Tell, Together, Wait
+from actormq.client.procedures import Address, Ask, Call, Effect, Pause, Procedure, Tell, Together, Wait
 from actormq.errors import ActorMQError, ClientClosed, RequestTimeout
 from actormq.wire.command import RemotingCommand
 
@@ -62,6 +62,12 @@ class Asking(Protocol):
         ...
 
     def tell(self, address: Address, command: RemotingCommand) -> None: ...
+
+
+class Calling(Protocol):
+    """Who carries requests in the thread that calls, which blocks (`actormq.client.direct.Direct`)."""
+
+    def call(self, address: Address, data: bytes, opaque: int | None, timeout_ms: int) -> bytes: ...
 
 
 def timed_out(effect: Ask) -> RequestTimeout:
@@ -137,8 +143,10 @@ class Task(Generic[T]):
             self._abandon = timer.cancel
         elif isinstance(effect, Wait):
             self._wait(effect)
-        else:
+        elif isinstance(effect, Together):
             self._together(effect)
+        else:
+            raise AssertionError("a loop's thread does not block in a call")
 
     def _ask(self, effect: Ask) -> None:
         waiting = True
@@ -246,9 +254,11 @@ class _Slot:
         self.event.set()
 
 
-def run_here(network: Asking, procedure: Procedure[T]) -> T:
+def run_here(network: Asking, procedure: Procedure[T], direct: Calling) -> T:
     """Run a procedure in the calling thread, which blocks; not for procedures that wait for signals.
 
+    Args:
+        direct: carries the procedure's calls.
     Raises:
         What the procedure raises.
     """
@@ -261,7 +271,12 @@ def run_here(network: Asking, procedure: Procedure[T]) -> T:
             result: T = stop.value
             return result
         value, error = None, None
-        if isinstance(effect, Ask):
+        if isinstance(effect, Call):
+            try:
+                value = direct.call(effect.address, effect.data, effect.opaque, effect.timeout_ms)
+            except ActorMQError as trouble:
+                error = trouble
+        elif isinstance(effect, Ask):
             slot = _Slot()
             network.ask(effect.address, effect.command, slot.fill)
             if not slot.event.wait(effect.timeout_ms / 1000):

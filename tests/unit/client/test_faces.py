@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from unit.client.fake_server import FakeServer, serving
@@ -42,6 +45,7 @@ from actormq.errors import (
 from actormq.wire.codes import RequestCode
 
 FIRST = ConsumerSettings(start_from=StartFrom.FIRST)
+SENDS = {RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE}
 SECONDS = 30.0
 
 
@@ -104,12 +108,112 @@ def test_every_way_of_sending_reaches_a_listener(server: FakeServer, url: str) -
         assert next(one for one in box.messages if one.body == b"sync").keys == ["42"]
 
 
+def doors_of_sends(server: FakeServer) -> list[str]:
+    """Return where sends have come, first to last."""
+    return [where for where, command in server.cluster.asked if command.code in SENDS]
+
+
 def test_over_which_door(server: FakeServer, url: str) -> None:
-    """A zmq URL leads to the broker's ROUTER, a rocketmq URL to its TCP port."""
+    """What is collected goes to the broker's ROUTER, if the URL says zmq; who waits calls its TCP port."""
     with Producer(url) as producer:
+        producer.send_async("orders", b"x").result(SECONDS)
+        assert doors_of_sends(server) == [server.zmq if url.startswith("zmq") else server.tcp]
+
+        def goes_over_tcp() -> bool:
+            producer.send("orders", b"x")
+            return doors_of_sends(server)[-1] == server.tcp
+
+        wait_until(goes_over_tcp)
+        producer.send_batch("orders", [b"x", b"y"])
+        producer.send_oneway("orders", b"z")
+        producer.send("orders", b"last", queue=MessageQueue("orders", "broker-a", 0))
+        assert doors_of_sends(server)[-3:] == [server.tcp] * 3
+
+
+def test_a_broker_whose_tcp_port_cannot_be_reached(server: FakeServer) -> None:
+    """A zmq URL goes on leading to its ROUTER, and nobody waits for the other port."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        server.cluster.broker().address = f"127.0.0.1:{probe.getsockname()[1]}"
+    del server.cluster.brokers[server.tcp]
+    with Producer(f"zmq://{server.zmq}") as producer:
+        for _ in range(20):
+            producer.send("orders", b"x")
+        producer.send_oneway("orders", b"x")
+        assert producer.send_async("orders", b"x").result(SECONDS)
+    assert set(doors_of_sends(server)) == {server.zmq}
+
+
+def test_many_threads_send_and_wait(server: FakeServer, url: str) -> None:
+    with Producer(url, client_settings=ClientSettings(direct_connections_max=4)) as producer:
+        producer.send("orders", b"first", key="k")
+        with ThreadPoolExecutor(12) as pool:
+            bodies = [b"%d" % index for index in range(300)]
+            results = list(pool.map(lambda body: producer.send("orders", body, key="k"), bodies))
+        assert sorted(result.queue_offset for result in results) == list(range(1, 301))
+        assert len({result.message_id for result in results}) == 300
+    assert server.opened <= 4 + 3, "name server, heartbeats, a question for other doors"
+
+
+def test_one_way_sends_and_others_of_one_thread_stay_in_order(server: FakeServer) -> None:
+    with Producer(f"rocketmq://{server.tcp}") as producer:
+        offsets = []
+        for _ in range(50):
+            producer.send_oneway("orders", b"x", key="k")
+            offsets.append(producer.send("orders", b"x", key="k").queue_offset)
+    assert offsets == list(range(1, 100, 2))
+
+
+def test_closing_while_a_send_waits(server: FakeServer, url: str) -> None:
+    server.cluster.silent.add(RequestCode.SEND_MESSAGE_V2)
+    producer = Producer(url, settings=ProducerSettings(send_timeout_ms=60_000)).start()
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(producer.send, "orders", b"x")
+        wait_until(lambda: bool(doors_of_sends(server)))
+        producer.close()
+        assert isinstance(sending.exception(SECONDS), ClientClosed)
+
+
+def test_connections_of_calling_threads_are_closed_when_idle(server: FakeServer) -> None:
+    settings = ClientSettings(direct_idle_ms=50)
+    with Producer(f"rocketmq://{server.tcp}", client_settings=settings) as producer:
         producer.send("orders", b"x")
-    sends = {where for where, command in server.cluster.asked if command.code == RequestCode.SEND_MESSAGE_V2}
-    assert sends == {server.zmq if url.startswith("zmq") else server.tcp}
+        direct = producer._client.session.direct
+        wait_until(lambda: not any(pool.all for pool in direct._pools.values()))
+        producer.send("orders", b"x")
+
+
+GEVENT_PROGRAM = """
+from gevent import monkey
+monkey.patch_all()
+import sys, gevent
+from actormq import Consumer, ConsumerSettings, Producer, StartFrom
+got, ticks = [], []
+def tick():
+    while True:
+        ticks.append(None)
+        gevent.sleep(0)
+with Producer(sys.argv[1]) as producer:
+    ticking = gevent.spawn(tick)
+    sends = [gevent.spawn(producer.send, "orders", b"%d" % index) for index in range(100)]
+    gevent.joinall(sends, raise_error=True)
+    ticking.kill()
+    assert len({send.value.message_id for send in sends}) == 100
+    assert len(ticks) > 100, "nobody else ran while somebody waited"
+    with Consumer(sys.argv[1], "g", settings=ConsumerSettings(start_from=StartFrom.FIRST)) as consumer:
+        consumer.subscribe("orders", "*", lambda message: got.append(message.body))
+        with gevent.Timeout(20):
+            while len(got) < 100:
+                gevent.sleep(0.01)
+print(len(set(got)))
+"""
+
+
+def test_under_gevent(server: FakeServer, url: str) -> None:
+    """Greenlets that wait for answers let each other run."""
+    pytest.importorskip("gevent")
+    program = [sys.executable, "-c", GEVENT_PROGRAM, url]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("100", 0), done.stderr
 
 
 def test_messages_with_a_key_are_stored_in_order(server: FakeServer, url: str) -> None:

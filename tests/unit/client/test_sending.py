@@ -13,10 +13,12 @@ from actormq.client.collecting import Collector
 from actormq.client.messages import Message
 from actormq.client.received import decode_messages
 from actormq.client.results import MessageQueue
-from actormq.client.sending import queue_choice
+from actormq.client.sending import FirstAttempt, queue_choice
 from actormq.client.settings import ProducerSettings
 from actormq.errors import (
     ClientClosed,
+    ClientError,
+    ConnectionLost,
     MessageRejected,
     NameServerUnavailable,
     RequestRefused,
@@ -32,9 +34,9 @@ SEND = RequestCode.SEND_MESSAGE_V2
 
 
 class World:
-    def __init__(self, brokers: int = 1, **settings: Any) -> None:
+    def __init__(self, brokers: int = 1, scheme: str = "rocketmq", **settings: Any) -> None:
         self.cluster = FakeCluster(brokers)
-        self.client = SimClient(SimLoop(), self.cluster)
+        self.client = SimClient(SimLoop(), self.cluster, scheme=scheme)
         self.sender = self.client.sender(ProducerSettings(**settings))
 
     def send(self, topic: str = "orders", body: bytes = b"x", choose: Any = None) -> Any:
@@ -121,6 +123,41 @@ def test_after_all_attempts_the_failures_are_told() -> None:
     assert [failure.response_code for failure in caught.value.failures] == [2, 2, 2]
     assert caught.value.response_code == ResponseCode.SYSTEM_BUSY
     assert isinstance(caught.value.__cause__, RequestRefused)
+
+
+def go_on(world: World, error: ClientError, broker: str = "broker-a", spent_ms: int = 0) -> Any:
+    """Send what a thread has tried by itself, in vain."""
+    began_ns = world.client.loop.clock.monotonic_ns()
+    world.client.loop.run_for(spent_ms)
+    message = world.sender.single(Message(b"x"))
+    first = FirstAttempt(began_ns, lambda address: False, error, broker)
+    return world.client.run(world.sender.store("orders", message, first=first))
+
+
+def test_a_threads_own_attempt_counts_as_the_first() -> None:
+    """Its broker is left for another, its failure and the time it took are told with the others'."""
+    world = World(brokers=2, scheme="zmq")
+    world.cluster.create("orders")
+    for broker in ("broker-a", "broker-b"):
+        assert go_on(world, ConnectionLost("gone"), broker).queue.broker_name != broker
+    world.cluster.refuse[SEND] = [ResponseCode.SYSTEM_BUSY] * 9
+    before = world.cluster.count(SEND)
+    with pytest.raises(SendFailed, match=r"in 6 attempt\(s\)") as caught:
+        go_on(world, ConnectionLost("gone"))
+    assert world.cluster.count(SEND) - before == 5
+    assert [type(failure) for failure in caught.value.failures] == [ConnectionLost] + [RequestRefused] * 5
+    with pytest.raises(SendFailed, match=r"in 1 attempt\(s\) within 3000 ms") as caught:
+        go_on(world, RequestTimeout("late"), spent_ms=3_000)
+    assert isinstance(caught.value.failures[0], RequestTimeout)
+
+
+def test_a_final_answer_to_a_threads_own_attempt_is_raised() -> None:
+    world = World(scheme="zmq")
+    world.cluster.create("orders")
+    with pytest.raises(RequestRefused) as caught:
+        go_on(world, RequestRefused(ResponseCode.MESSAGE_ILLEGAL, "no", "there"))
+    assert caught.value.response_code == ResponseCode.MESSAGE_ILLEGAL
+    assert world.cluster.count(SEND) == 0
 
 
 def test_an_answer_that_is_final_is_not_tried_again() -> None:

@@ -8,7 +8,7 @@ import pytest
 from unit.client.fakes import SimLoop
 
 from actormq.client import requests
-from actormq.client.procedures import Address, Ask, Pause, Signal, Tell, Together, Wait
+from actormq.client.procedures import Address, Ask, Call, Pause, Signal, Tell, Together, Wait
 from actormq.client.tasks import Answer, Task, run_here
 from actormq.errors import ClientClosed, ConnectionLost, RequestTimeout
 from actormq.wire.command import RemotingCommand
@@ -35,6 +35,20 @@ class FakeNetwork:
 
     def tell(self, address: Address, command: RemotingCommand) -> None:
         self.told.append(command)
+
+
+class FakeDirect:
+    """Answers a call with `outcome`."""
+
+    def __init__(self) -> None:
+        self.outcome: bytes | ConnectionLost = b"answer"
+        self.called: list[tuple[Address, bytes, int | None, int]] = []
+
+    def call(self, address: Address, data: bytes, opaque: int | None, timeout_ms: int) -> bytes:
+        self.called.append((address, data, opaque, timeout_ms))
+        if isinstance(self.outcome, ConnectionLost):
+            raise self.outcome
+        return self.outcome
 
 
 class Running:
@@ -209,7 +223,7 @@ def test_a_one_way_request_does_not_wait() -> None:
 
 def test_in_the_calling_thread() -> None:
     """The same procedures, blocking: answers, failures, time-outs, pauses."""
-    network = FakeNetwork()
+    network, direct = FakeNetwork(), FakeDirect()
 
     async def procedure() -> str:
         await Pause(1)
@@ -217,15 +231,39 @@ def test_in_the_calling_thread() -> None:
         return (await ask()).remark or ""
 
     network.at_once = RemotingCommand(code=0, remark="fine")
-    assert run_here(network, procedure()) == "fine"
+    assert run_here(network, procedure(), direct) == "fine"
     network.at_once = ConnectionLost("gone")
     with pytest.raises(ConnectionLost):
-        run_here(network, procedure())
+        run_here(network, procedure(), direct)
 
     async def late() -> None:
         await Ask(HERE, requests.route("t"), 1)
 
     network.at_once = None
     with pytest.raises(RequestTimeout):
-        run_here(network, late())
+        run_here(network, late(), direct)
     assert len(network.given_up) == 1
+
+
+def test_a_call_is_made_by_the_calling_thread_itself() -> None:
+    network, direct = FakeNetwork(), FakeDirect()
+
+    async def procedure() -> bytes:
+        try:
+            return await Call(HERE, b"request", 7, 100)
+        except ConnectionLost as error:
+            return str(error).encode()
+
+    assert run_here(network, procedure(), direct) == b"answer"
+    direct.outcome = ConnectionLost("gone")
+    assert run_here(network, procedure(), direct) == b"gone"
+    assert direct.called == [(HERE, b"request", 7, 100)] * 2
+    assert network.asked == []
+
+
+def test_a_loop_does_not_block_in_a_call() -> None:
+    async def procedure() -> None:
+        await Call(HERE, b"request", 7, 100)
+
+    with pytest.raises(AssertionError, match="does not block"):
+        Running(procedure())
