@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -10,10 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from actormq_process import Dev, running_dev
+from process.broker_load import GET_ROLES, call
 
 from actormq.client import (
     Consumer,
@@ -22,6 +25,7 @@ from actormq.client import (
     Producer,
     ReceivedMessage,
     RetryLater,
+    SendResult,
     StartFrom,
     connect,
 )
@@ -212,6 +216,54 @@ def test_asyncio(url: str, scheme: str) -> None:
         return got
 
     assert asyncio.run(main()) == {b"%d" % index for index in range(100)}
+
+
+def gateways(dev: Dev) -> list[int]:
+    """Return the process ids of the running gateways; nothing when the one that we asked died."""
+    try:
+        answer = call(dev.broker, GET_ROLES)
+    except OSError:
+        return []
+    roles = json.loads(bytes(answer.body))["roles"]
+    return [
+        role["pid"] for role in roles if role["role"].startswith("gateway") and role["state"] == "RUNNING"
+    ]
+
+
+def test_threads_that_send_and_wait_do_not_notice_that_gateways_die(dev: Dev, url: str, scheme: str) -> None:
+    """All their connections lead to gateways; one after the other is killed.  Every answer was true."""
+    topic, threads, rounds = f"waiting-{scheme}", 8, 150
+    killed = threading.Event()
+
+    def send(thread: int) -> list[SendResult]:
+        results, number = [], 0
+        while number < rounds or not killed.is_set():
+            results.append(producer.send(topic, b"%d-%d" % (thread, number)))
+            number += 1
+        return results
+
+    with Producer(url) as producer, ThreadPoolExecutor(threads) as pool:
+        sending = [pool.submit(send, thread) for thread in range(threads)]
+        try:
+            for pid in gateways(dev):
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda pid=pid: pid not in (now := gateways(dev)) and len(now) == 3)  # type: ignore[misc]
+        finally:
+            killed.set()
+        results = [result for one in sending for result in one.result(SECONDS)]
+    bodies = {
+        b"%d-%d" % (thread, number)
+        for thread, one in enumerate(sending)
+        for number in range(len(one.result()))
+    }
+    assert len({(result.queue, result.queue_offset) for result in results}) == len(results) == len(bodies)
+    box = Box()
+    with Consumer(url, topic, settings=FIRST) as consumer:
+        consumer.subscribe(topic, "*", box)
+        wait_until(lambda: {message.body for message in box.messages} == bodies)
+    places = {(message.queue, message.queue_offset): message.message_id for message in box.messages}
+    for result in results:
+        assert places[result.queue, result.queue_offset] == result.message_id
 
 
 def test_what_the_broker_refuses_is_told_with_its_code(url: str, scheme: str) -> None:
