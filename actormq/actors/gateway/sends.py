@@ -42,6 +42,9 @@ _SEQUENCE_MASK: Final = (1 << TICKET_BITS) - 1
 _QUESTIONS_MAX: Final = 4
 """For one send: its topic, its retry group, its dead-letter topic; one to spare."""
 _NS_PER_MS: Final = 1_000_000
+STALL_NS: Final = 1_000_000_000
+"""A writer that completes nothing for so long is taken to be stuck: sends that come then are refused at once
+instead of vanishing into its ring.  RocketMQ's osPageCacheBusyTimeOutMills; a dead writer is back sooner."""
 _BORN_HOST_V6: Final = int(SysFlag.BORN_HOST_V6)
 
 
@@ -71,6 +74,9 @@ class WriterPort(Protocol):
 
     @property
     def room(self) -> int: ...
+
+    @property
+    def outstanding(self) -> int: ...
 
     def appended(self, count: int) -> None: ...
 
@@ -193,6 +199,9 @@ class Sends:
         self._named: dict[str, deque[_Send]] = {}
         self._waiting_requests = 0
         self._waiting_bytes = 0
+        self._moved_ns: int | None = None
+        """Since when the writer owes us completions without having sent one; None: it owes none."""
+        self._stuck = False
         self.counts = SendCounts()
 
     # -- in
@@ -202,7 +211,7 @@ class Sends:
 
         None is taken while others wait for room, nor to a topic that others wait for: they came first.
         """
-        if self._line or client.topics_version != self._topics_version:
+        if self._line or self._stuck or client.topics_version != self._topics_version:
             return cut_frames(view, end, frame_bytes_max)
         path = self._path
         places = path.take(
@@ -213,7 +222,7 @@ class Sends:
 
     def take_parts(self, client: Client, header: bytes, body: bytes | memoryview) -> bool:
         """Take one send if it is a common one."""
-        if self._line or client.topics_version != self._topics_version:
+        if self._line or self._stuck or client.topics_version != self._topics_version:
             return False
         room = self._port.room
         taken: bool = self._path.take_parts(
@@ -264,6 +273,8 @@ class Sends:
         """Bring a send on its way: refused, asked about, or into the ring; False when that is full."""
         command, header = send.command, send.header
         try:
+            if self._stuck:
+                raise _put_error(PutStatus.OS_PAGE_CACHE_BUSY)
             admitted = admit(
                 header,
                 len(command.body),
@@ -284,6 +295,8 @@ class Sends:
 
     def _append(self, send: _Send, admitted: Admitted) -> bool:
         client, command, header = send.client, send.command, send.header
+        if len(self._syncing) >= self._limits.requests_max:
+            return False  # the disk is far behind: more would only wait longer for their sync
         ticket = self._ticket_base | self._path.sequence
         try:
             room = self._port.try_append(
@@ -443,6 +456,8 @@ class Sends:
             times.append(self._syncing[0].deadline_ns)
         if self._path.deadline_ns:
             times.append(self._path.deadline_ns)
+        if self._moved_ns is not None and not self._stuck:
+            times.append(self._moved_ns + STALL_NS)
         return min(times, default=None)
 
     # -- out
@@ -454,6 +469,7 @@ class Sends:
     def collect(self, now_ns: int) -> bool:
         """Take what the writer has completed: answer it, or let it wait for the sync."""
         entries = self._port.take_completions()
+        self._watch_writer(now_ns, moved=bool(entries))
         if not entries:
             return False
         deadline_ns = now_ns + self._sync_timeout_ns
@@ -465,6 +481,15 @@ class Sends:
         self._path.messages = 0
         self._give_answers()
         return True
+
+    def _watch_writer(self, now_ns: int, *, moved: bool) -> None:
+        """Notice that the writer is stuck, or no longer: a stopped process, a disk that hangs."""
+        if moved or not self._port.outstanding:
+            self._moved_ns, self._stuck = None, False
+        elif self._moved_ns is None:
+            self._moved_ns = now_ns
+        else:
+            self._stuck = now_ns - self._moved_ns >= STALL_NS
 
     def _complete(self, done: Completion, deadline_ns: int) -> None:
         """Take one completion that the kernel has left."""

@@ -308,6 +308,24 @@ class TestSync:
         assert answer.code == 10
         assert answer.fields["queueOffset"] == "0"
 
+    def test_what_waits_for_the_disk_is_bounded(self, tmp_path: Path) -> None:
+        """While nothing is synced, no more is stored than may wait; the rest waits in the line."""
+        rig = Rig(tmp_path, flush=FlushMode.SYNC, gateway=GatewayConfig(waiting_requests_max=12))
+        rig.add_topic("t")
+        peer = TcpPeer(rig)
+        rig.running["flusher"] = False
+        rig.gateway.authorise = lambda client, description, command: None  # none may be taken by the kernel
+        requests = [send_request() for _ in range(14)]
+        for request in requests[:12]:
+            peer.tell(request)
+        rig.turn(lambda: len(rig.gateway._sends._syncing) == 12)
+        for request in requests[12:]:
+            peer.tell(request)
+        rig.turn(lambda: len(rig.gateway._sends._line) == 2)
+        rig.running["flusher"] = True
+        assert {peer.answer_to(request).code for request in requests} == {0}
+        rig.close()
+
 
 class TestUnknownTopics:
     def test_a_topic_is_asked_for_once(self, rig: Rig, peer: TcpPeer) -> None:
@@ -453,8 +471,44 @@ class TestBackPressure:
         assert codes == [0] * in_ring + [2] * (20 - in_ring)
         rig.close()
 
-    def test_beyond_the_bound_at_once(self, tmp_path: Path) -> None:
+    def test_a_stuck_writer_gets_nothing_more(self, rig: Rig, peer: TcpPeer) -> None:
+        """After a second without a completion sends are refused at once, though the ring has room.
+
+        What is in the ring is neither refused nor lost; pulls are served; then all goes on.
+        """
+        rig.running["writer"] = False
+        requests = [send_request(body=b"in the ring"), send_request(body=b"refused", properties="a\x01b\x02")]
+        peer.tell(requests[0])
+        rig.turn(lambda: rig.gateway._sends._moved_ns)
+        rig.pass_until(1.1)
+        native = ZmqPeer(rig, b"native-1")
+        for one in (peer, native):
+            refused = one.ask(requests[1])
+            assert (refused.code, refused.remark) == (
+                2,
+                "[PC_SYNCHRONIZED]broker busy, start flow control for a while",
+            )
+        assert peer.ask(pull_request(flags=0)).code == 19
+        assert rig.gateway.wake_at_ns() is None, "it would turn for nothing while the writer is stuck"
+        rig.running["writer"] = True
+        assert peer.answer_to(requests[0]).code == 0
+        assert peer.ask(send_request()).fields["queueOffset"] == "1"
+
+    def test_a_writer_that_is_slow_is_not_stuck(self, rig: Rig, peer: TcpPeer) -> None:
+        """Each completion begins the second anew, and so does a send after a pause."""
+        for _ in range(3):
+            rig.running["writer"] = False
+            request = send_request()
+            peer.tell(request)
+            rig.turn(lambda: rig.gateway._sends._moved_ns)
+            rig.pass_until(0.8)
+            rig.running["writer"] = True
+            assert peer.answer_to(request).code == 0
+            rig.clock.ahead_ns += 2_000_000_000
+
+    def test_beyond_the_bound_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A connection gets a quarter of what may wait; OVERLOAD beyond it, others still wait."""
+        monkeypatch.setattr("actormq.actors.gateway.sends.STALL_NS", 60_000_000_000)
         rig = Rig(
             tmp_path,
             ring_bytes=4096,
