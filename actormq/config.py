@@ -136,6 +136,7 @@ class GatewayConfig:
     waiting_bytes_max: int = 64 * 1024 * 1024
     waiting_ms_max: int = 200
     reply_bytes_max: int = 64 * 1024 * 1024
+    unfinished_bytes_max: int = 256 * 1024 * 1024
 
     def __post_init__(self) -> None:
         _check(1 <= self.count <= 32, "gateways must be between 1 and 32")
@@ -150,6 +151,7 @@ class GatewayConfig:
             waiting_bytes_max=(64 * _KIB, 16 * _GIB),
             waiting_ms_max=(0, _DAY_MS),
             reply_bytes_max=(64 * _KIB, 16 * _GIB),
+            unfinished_bytes_max=(64 * _KIB, 64 * _GIB),
         )
 
 

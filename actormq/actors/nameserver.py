@@ -64,7 +64,9 @@ class NameServerActor(ProcessActor):
         """Native clients hold no lease here: nothing of theirs is kept; brokers expire by their own word."""
         mailbox = self.context.mailbox
         limits = RouterLimits(
-            clients_max=self.settings.connections_max, lease_ms=self.settings.broker_expiry_ms
+            clients_max=self.settings.connections_max,
+            lease_ms=self.settings.broker_expiry_ms,
+            idle_timeout_ms=self.settings.idle_timeout_ms,
         )
         return RouterServer(
             self.loop,

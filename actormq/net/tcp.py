@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Final, Protocol
 
@@ -40,6 +41,8 @@ _ACCEPTS_A_TURN: Final = 64
 _ACCEPT_PAUSE_MS: Final = 1_000
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _LENGTH_BYTES: Final = 4
+_FRAMES_A_TURN: Final = 128
+"""Of one connection: thousands of small requests in one read would keep everybody else waiting."""
 
 
 class Timer(Protocol):
@@ -67,6 +70,8 @@ class Limits:
     idle_timeout_ms: int = 120_000
     reply_bytes_max: int = 64 * 1024 * 1024
     """Beyond this many queued bytes a connection is not read until half of them are gone."""
+    unfinished_bytes_max: int = 256 * 1024 * 1024
+    """Of all frames that have not come whole; beyond it the one that is silent for longest is closed."""
 
 
 class Connection:
@@ -82,6 +87,7 @@ class Connection:
         "_pending",
         "_queue",
         "active_ns",
+        "backlog",
         "broken",
         "closed",
         "ended",
@@ -92,7 +98,9 @@ class Connection:
         "queued_bytes",
         "server",
         "sock",
+        "unfinished_bytes",
         "user",
+        "warned",
         "watched",
     )
 
@@ -113,6 +121,10 @@ class Connection:
         self.paused = False
         self.watched = 0
         self.queued_bytes = 0
+        self.backlog: deque[bytes] = deque()
+        """Frames that have come and wait for the next turn; until they are served, nothing more is read."""
+        self.unfinished_bytes = 0
+        self.warned = False
         self._queue: deque[memoryview] = deque()
         self._pending = bytearray()
 
@@ -156,6 +168,7 @@ class Connection:
         missing = total - len(self._pending)
         self._pending += came[:missing]
         if len(self._pending) < total:
+            self.unfinished_bytes = len(self._pending)
             return []
         whole = memoryview(self._pending)[_LENGTH_BYTES:]
         self._pending = bytearray()
@@ -168,6 +181,7 @@ class Connection:
         else:
             places, used, bad = cut(self, view, end - start)
         self._pending = bytearray(view[used:])
+        self.unfinished_bytes = end - start - used
         if bad >= 0:
             self.broken = FrameError(f"a frame of {bad} bytes")
         return [view[first:last] for first, last in places]
@@ -211,12 +225,14 @@ class Connection:
         """Return what the loop should wait for: no reading while too many replies wait."""
         limit = self.limits.reply_bytes_max
         self.paused = self.queued_bytes > (limit // 2 if self.paused else limit)
-        return (0 if self.paused else READ) | (WRITE if self._queue else 0)
+        return (0 if self.paused or self.backlog else READ) | (WRITE if self._queue else 0)
 
     def forget(self) -> None:
-        """Close the socket and drop what is queued."""
+        """Close the socket and drop what is queued, or has come in part: who knows us may live on."""
         self.closed = True
         self._queue.clear()
+        self.backlog.clear()
+        self._pending = bytearray()
         self.queued_bytes = 0
         self.sock.close()
 
@@ -284,6 +300,7 @@ class Server:
         self._cut = cut
         self._buffer = memoryview(bytearray(min(_READ_BUFFER_BYTES, max(limits.frame_bytes_max, 4096))))
         self._refused = 0
+        self._unfinished_bytes = 0
         self._idle_timer: Timer | None = None
         self.connections: set[Connection] = set()
         self.dirty: set[Connection] = set()
@@ -342,12 +359,16 @@ class Server:
             self._loop.watch(
                 connection.sock.fileno(), events, lambda ready: self._on_ready(connection, ready)
             )
+        if connection.paused and not connection.warned:
+            connection.warned = True
+            text = "%s does not read: %d bytes are queued, it is not read either"
+            self._log.warning(text, connection.peer, connection.queued_bytes)
 
     def _on_ready(self, connection: Connection, events: int) -> None:
         if events & WRITE:
             connection.active_ns = self._now_ns()
             self.dirty.add(connection)
-        if events & ~WRITE and not connection.paused:
+        if events & ~WRITE and not connection.paused and not connection.backlog:
             self._read(connection)
         elif events & ~(READ | WRITE):
             connection.ended = True  # hung up while it was not read
@@ -355,15 +376,38 @@ class Server:
 
     def _read(self, connection: Connection) -> None:
         connection.active_ns = self._now_ns()
+        unfinished_bytes = connection.unfinished_bytes
         frames = connection.receive(self._buffer, self._cut)
-        if frames:
+        if connection.unfinished_bytes != unfinished_bytes:
+            self._unfinished(connection.unfinished_bytes - unfinished_bytes)
+        if len(frames) > _FRAMES_A_TURN:
+            connection.backlog.extend(map(bytes, frames[_FRAMES_A_TURN:]))
+            del frames[_FRAMES_A_TURN:]
+        if frames and not connection.closed:
             self._handler.frames(connection, frames)
+        self._end_read(connection)
+
+    def _end_read(self, connection: Connection) -> None:
+        """Close a connection that is over; one with a backlog goes on with the next `flush`."""
         if connection.closed:
+            return
+        if connection.backlog:
+            self.dirty.add(connection)
             return
         if connection.broken is not None:
             self.close_connection(connection, connection.broken.remark, warn=True)
         elif connection.ended:
             self.close_connection(connection, "closed by the peer")
+
+    def _unfinished(self, more_bytes: int) -> None:
+        """Count what frames hold that have not come whole; too much of it is some silent clients' fault."""
+        self._unfinished_bytes += more_bytes
+        while self._unfinished_bytes > self._limits.unfinished_bytes_max:
+            holders = [one for one in self.connections if one.unfinished_bytes]
+            silent = min(holders, key=lambda one: one.active_ns)
+            self.close_connection(
+                silent, f"{self._unfinished_bytes} bytes of unfinished frames are too many", warn=True
+            )
 
     def flush(self) -> None:
         """Send all that was queued since the last call: once per batch."""
@@ -374,8 +418,20 @@ class Server:
             connection.flush()
             if connection.ended:
                 self.close_connection(connection, "closed by the peer")
-            else:
-                self._watch(connection)
+                continue
+            self._watch(connection)
+            if connection.backlog and not connection.paused:
+                self._loop.call_later_ms(0, partial(self._serve_backlog, connection))
+
+    def _serve_backlog(self, connection: Connection) -> None:
+        """Serve the next frames of a connection that sent very many at once."""
+        backlog = connection.backlog
+        frames = [memoryview(backlog.popleft()) for _ in range(min(_FRAMES_A_TURN, len(backlog)))]
+        if frames:
+            connection.active_ns = self._now_ns()
+            self._handler.frames(connection, frames)
+            self._end_read(connection)
+            self.dirty.add(connection)
 
     # -- closing
 
@@ -390,6 +446,7 @@ class Server:
         if warn:
             self._log.warning("closed the connection of %s: %s", connection.peer, reason)
         self._loop.unwatch(connection.sock.fileno())
+        self._unfinished_bytes -= connection.unfinished_bytes
         connection.forget()
         self.connections.discard(connection)
         self.dirty.discard(connection)

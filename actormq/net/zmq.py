@@ -26,6 +26,9 @@ _COPIED_MAX: Final = 4_096
 """A longer body is handed on where it lies."""
 _RETRY_MS: Final = 5
 _BACKLOG: Final = 1_024
+_HANDSHAKE_MS: Final = 10_000
+_PINGS: Final = 2
+"""In an idle time-out: one that a busy peer misses is not its end."""
 
 
 class ZmqReactor(Protocol):
@@ -49,6 +52,8 @@ class RouterLimits:
     lease_ms: int = 5_000
     reply_bytes_max: int = 64 * 1024 * 1024
     """A client for which more than this is queued is dropped: it does not read."""
+    idle_timeout_ms: int = 120_000
+    """A connection that does not finish its handshake, or answers no ping for so long, is closed."""
 
 
 class RouterClient:
@@ -169,6 +174,9 @@ class RouterServer:
             (zmq.MAXMSGSIZE, limits.frame_bytes_max),
             (zmq.BACKLOG, _BACKLOG),
             (zmq.TCP_KEEPALIVE, 1),
+            (zmq.HANDSHAKE_IVL, min(_HANDSHAKE_MS, limits.idle_timeout_ms)),
+            (zmq.HEARTBEAT_IVL, max(1, limits.idle_timeout_ms // _PINGS)),
+            (zmq.HEARTBEAT_TIMEOUT, limits.idle_timeout_ms),
             (zmq.IPV6, 1 if "[" in endpoint else 0),
             (zmq.USE_FD, listener),
         ):

@@ -296,8 +296,15 @@ class Load:
         finally:
             os.kill(pid, signal.SIGCONT)
         fault.back_ns = time.monotonic_ns()
-        await_true(f"{role} is heard of", lambda: self.pid_of(role) > 0)
-        assert self.pid_of(role) == pid, f"{role} was replaced although it lived"
+        heard_of = 0
+
+        def is_heard_of() -> bool:
+            nonlocal heard_of
+            heard_of = self.pid_of(role)  # none where we ask a gateway that closes all connections
+            return heard_of > 0
+
+        await_true(f"{role} is heard of", is_heard_of)
+        assert heard_of == pid, f"{role} was replaced although it lived"
 
     def await_incarnation(self, role: str, incarnation: int) -> None:
         """Return when a role has been replaced so often."""

@@ -281,6 +281,7 @@ class GatewayActor(ProcessActor):
             connections_max=gateway.connections_max,
             idle_timeout_ms=gateway.idle_timeout_ms,
             reply_bytes_max=gateway.reply_bytes_max,
+            unfinished_bytes_max=gateway.unfinished_bytes_max,
         )
 
     def _open_fronts(self) -> None:
@@ -314,6 +315,7 @@ class GatewayActor(ProcessActor):
                 clients_max=limits.connections_max,
                 lease_ms=self.config.coordinator.native_lease_ms,
                 reply_bytes_max=limits.reply_bytes_max,
+                idle_timeout_ms=limits.idle_timeout_ms,
             ),
             self.log,
             self.context.clock.monotonic_ns,

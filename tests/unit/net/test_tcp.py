@@ -133,8 +133,11 @@ def test_a_bad_length_closes_that_connection_only(bench: Bench, caplog: pytest.L
         assert len(bench.server.connections) == 1
 
 
-def test_a_peer_that_does_not_read_is_not_read() -> None:
-    """Beyond the bound of queued replies the connection pauses, and goes on when half is gone."""
+def test_a_peer_that_does_not_read_is_not_read(caplog: pytest.LogCaptureFixture) -> None:
+    """Beyond the bound of queued replies the connection pauses, and goes on when half is gone.
+
+    However often that happens, one line in the log says so.
+    """
     bench = Bench(reply_bytes_max=1_000_000)
     block = bytes(500_000)
     bench.handler.answer = lambda connection, data: connection.send(block)
@@ -166,7 +169,94 @@ def test_a_peer_that_does_not_read_is_not_read() -> None:
         bench.turn(all_answers)
         assert not connection.paused
         assert connection.queued_bytes == 0
+        sent = taken = 0
+        bench.turn(paused)
+        bench.turn(all_answers)
+        assert not connection.paused
+    said = [one.getMessage() for one in caplog.records if "does not read" in one.getMessage()]
+    assert len(said) == 1
     bench.server.close()
+
+
+def test_a_client_that_asks_for_much_at_once_keeps_nobody_waiting(bench: Bench) -> None:
+    """Its frames are served in order, a few a turn; another's come between them; all are answered."""
+    bench.handler.answer = lambda connection, data: connection.send(framed(data))
+    greedy, modest = bench.dial(), bench.dial()
+    requests = [b"%05d" % number for number in range(2_000)]
+    greedy.sendall(b"".join(map(framed, requests)))
+    bench.turn(lambda: bench.handler.got)
+    assert len(bench.handler.got) < 1_000, "all were served at once"
+    modest.sendall(framed(b"modest"))
+    assert bench.read(modest, 10) == framed(b"modest")
+    assert bench.handler.got.index(b"modest") < 1_000
+    assert bench.read(greedy, 9 * len(requests)) == b"".join(map(framed, requests))
+    bench.handler.got.remove(b"modest")
+    assert bench.handler.got == requests
+
+
+def test_what_came_before_a_bad_frame_or_the_end_is_served(bench: Bench) -> None:
+    """However much that was."""
+    requests = [b"%05d" % number for number in range(500)]
+    for last in (struct.pack(">I", 1), b""):
+        bench.handler.got.clear()
+        closed = len(bench.handler.reasons)
+        peer = bench.dial()
+        peer.sendall(b"".join(map(framed, requests)) + last)
+        peer.shutdown(socket.SHUT_WR)
+        bench.turn(lambda closed=closed: len(bench.handler.reasons) > closed)
+        assert bench.handler.got == requests
+        peer.close()
+
+
+def test_a_backlog_waits_while_its_answers_are_not_read() -> None:
+    """The bound of queued replies holds within one read, too."""
+    bench = Bench(reply_bytes_max=1_000_000)
+    bench.handler.answer = lambda connection, data: connection.send(bytes(10_000))
+    peer = bench.dial()
+    (connection,) = bench.handler.connections
+    peer.sendall(framed(b"more") * 5_000)
+    bench.turn(lambda: connection.paused and not bench.loop.run_once(time.monotonic_ns() + 50_000_000))
+    assert connection.queued_bytes < 3_000_000, "of 50 MB"
+    assert connection.backlog
+    assert len(bench.read(peer, 50_000_000)) == 50_000_000
+    peer.close()
+
+
+def test_unfinished_frames_are_bounded_together(caplog: pytest.LogCaptureFixture) -> None:
+    """Who has been silent for longest in the middle of a frame is closed; the others may finish theirs."""
+    bench = Bench(unfinished_bytes_max=1_050_000)
+    whole = framed(bytes(400_000))
+    peers = [bench.dial() for _ in range(4)]
+    for number, peer in enumerate(peers):
+        part, bench_connection = memoryview(whole)[:300_000], bench.handler.connections[number]
+        at = 0
+
+        def there(
+            peer: socket.socket = peer, part: memoryview = part, connection: Connection = bench_connection
+        ) -> bool:
+            nonlocal at
+            with contextlib.suppress(BlockingIOError):
+                at += peer.send(part[at:])
+            return connection.unfinished_bytes == len(part)
+
+        bench.turn(there)
+    assert [one.closed for one in bench.handler.connections] == [True, False, False, False]
+    (line,) = [one.getMessage() for one in caplog.records]
+    assert "bytes of unfinished frames are too many" in line
+    for peer in peers[1:]:
+        at, count = 300_000, len(bench.handler.got) + 1
+
+        def served(peer: socket.socket = peer, count: int = count) -> bool:
+            nonlocal at
+            with contextlib.suppress(BlockingIOError):
+                at += peer.send(memoryview(whole)[at:])
+            return len(bench.handler.got) == count
+
+        bench.turn(served)
+    assert bench.handler.got == [bytes(400_000)] * 3
+    assert bench.server._unfinished_bytes == 0
+    for peer in peers:
+        peer.close()
 
 
 def test_views_are_sent_from_where_they_lie(bench: Bench) -> None:
