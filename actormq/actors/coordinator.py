@@ -3,7 +3,8 @@
 From: gateways (Serve, ConnectionClosed, NeedTopic, NeedGroup, CommitOffsets, ReplayDone, ClientAnswered).
 To: gateways (Served, Needed, CallClient), every reader (tables), the writer (send-backs), name servers.
 Owns: the published tables, the rows of the extents table (opening and closing), ``config/topics.json``,
-``subscriptionGroup.json``, ``consumerOffset.json``, and a ledger of offsets and locks in the run folder.
+``deletedTopics.json``, ``subscriptionGroup.json``, ``consumerOffset.json``, and a ledger of offsets and
+locks in the run folder.
 Dies with it: who is connected (gateways repeat their clients' heartbeats, and nothing moves until all have)
 and send-backs that were not answered (the consumer sends them again).
 
@@ -30,6 +31,7 @@ from actormq.actors.storeview import StoreReader
 from actormq.broker.admin import Admin, broker_properties
 from actormq.broker.coordinating import Coordinator, Settings
 from actormq.broker.delay import DelayLevels
+from actormq.broker.deleting import Deletions
 from actormq.broker.groups import GroupConfig, Groups, group_from_json, group_to_json
 from actormq.broker.ledger_rows import ledger_rows, lock_row, offset_row, restore_row
 from actormq.broker.locks import Locks
@@ -57,9 +59,18 @@ REPLAY_MS_MAX: Final = 30_000
 HELD_MAX: Final = 20_000
 PERSIST_RETRY_MS: Final = 1_000
 STOP_MS_MAX: Final = 3_000
+SETTLE_LOOK_MS: Final = 20
+ROW_WRITERS: Final = ("dispatcher", "cleaner")
+"""Who writes into rows that are open."""
 TABLES_SHARE: Final = 0.7
 """How much of a half of the tables' memory a snapshot may fill: the rest is for changes."""
 LEDGER_NAME: Final = "coordinator.ledger"
+UNSAVED: Final = (
+    "the change is in force, but could not be written to disk and will be tried again: "
+    "free some space in the broker's store, then ask again"
+)
+_SAVED_IN_ORDER: Final = (files.DELETED_TOPICS, files.TOPICS, files.GROUPS, files.CONSUMER_OFFSETS)
+_TOPIC_FILES: Final = frozenset({files.DELETED_TOPICS, files.TOPICS, files.CONSUMER_OFFSETS})
 _NS_PER_MS: Final = 1_000_000
 
 
@@ -203,6 +214,8 @@ class CoordinatorActor(ProcessActor):
         self._port: AppendPort | None = None
         self._unsaved: set[str] = set()
         self._unwritable: set[str] = set()
+        self._forgotten: set[str] = set()
+        """Deleted topics whose offsets consumerOffset.json may still have."""
         self._persist_ms = 0
         self._stop_ms: int | None = None
 
@@ -213,6 +226,7 @@ class CoordinatorActor(ProcessActor):
         self._open_tables()
         if "append" in self.ports:
             self._port = AppendPort(self.ports["append"], self.context.doorbells["writer"])
+        self._settle_version = 0
         self.state = self._restore(now)
         self.state.add_handlers(Admin(self.state, broker_properties(config), now.wall_ms).handlers())
         self._save = SafeSave(config.coordinator.offsets_interval_ms, now.monotonic_ms)
@@ -220,6 +234,10 @@ class CoordinatorActor(ProcessActor):
         self._name_servers = NameServers(config, self.loop, self.log, lambda: self._now().monotonic_ms)
         self.state.begin(now)
         self._carry_out(now)
+        if self.context.incarnation > 1:
+            self.state.topics.hold_rows()
+            self._settle_version = self._publisher.version
+            self._ring_row_writers()
 
     def _open_tables(self) -> None:
         """Go on from what was published last: by recovery, or by the coordinator before."""
@@ -238,7 +256,10 @@ class CoordinatorActor(ProcessActor):
         groups_table = self._load(files.GROUPS)
         self._forbidden = groups_table.get("forbiddenTable") or {}
         topics = Topics(
-            TopicSettings.of(config), self._tables.topics.values(), self._tables.broker.row_incarnation_next
+            TopicSettings.of(config),
+            self._tables.topics.values(),
+            self._tables.broker.row_incarnation_next,
+            Deletions(files.deleted_topics(self._load(files.DELETED_TOPICS))),
         )
         offsets, locks = self._restore_progress()
         return Coordinator(
@@ -357,6 +378,7 @@ class CoordinatorActor(ProcessActor):
         now = self._now()
         busy = self._take_completions()
         busy |= self._carry_out(now)
+        busy |= self._settle(now)
         busy |= self._push_appends()
         busy |= self._send_held(now)
         busy |= self._save_progress(now)
@@ -380,6 +402,7 @@ class CoordinatorActor(ProcessActor):
                 row.min_offset,
                 row.max_offset,
                 entries_per_file=self.config.store.queue_file_entries,
+                log_start=row.log_start,
             )
         faults.point("coordinator.rows-opened")
         for key, offset in box.offset_rows:
@@ -389,9 +412,10 @@ class CoordinatorActor(ProcessActor):
         faults.point("coordinator.ledger-written")
         self._note_files(box)
         self._persist(now)
-        if files.TOPICS in self._unsaved:
+        if self._unsaved & _TOPIC_FILES:
             box.replies = [_told_unsaved(reply) for reply in box.replies]
         faults.point("coordinator.persisted")
+        self._close_rows(box.closed)
         self._publish(box)
         faults.point("coordinator.published")
         if box.topics_changed:
@@ -400,17 +424,46 @@ class CoordinatorActor(ProcessActor):
                     self.state.topics.table.values(), self.state.topic_version, self.config.permission
                 )
             )
-        for row_number in box.closed:
-            self._extents.close_row(row_number)
+        if box.closed:
+            self._settle_version = self._publisher.version
+            self._ring_row_writers()
         self._appends.extend(box.appends)
         for connection, call in box.calls:
             self._call(connection, call)
         self._hold(box.replies, now)
         return True
 
+    def _close_rows(self, rows: list[int]) -> None:
+        """Take rows from deleted topics: from now on the writer refuses what was admitted for them."""
+        for row in rows:
+            self._extents.close_row(row)
+        if rows:
+            faults.point("coordinator.rows-closed")
+
+    def _ring_row_writers(self) -> None:
+        for role in ROW_WRITERS:
+            self.context.doorbells[role].ring()
+
+    def _settle(self, now: Now) -> bool:
+        """Use rows again once nobody can still write into them for the queue that they had."""
+        if not self.state.topics.settling:
+            return False
+        slots = map(slot_of, ROW_WRITERS)
+        if any(self.positions.role(slot, RoleCell.TABLES_SEEN) < self._settle_version for slot in slots):
+            return False
+        self.state.settle(now)
+        return True
+
     # --- files ---------------------------------------------------------------------------------------
 
     def _note_files(self, box: Outbox) -> None:
+        if box.deleted_changed:
+            self._unsaved.add(files.DELETED_TOPICS)
+        if box.unsaved_offsets:
+            self._unsaved.add(files.CONSUMER_OFFSETS)
+            self._forgotten |= box.unsaved_offsets
+            if self._save.table is not None:
+                files.forget_consumers_of(self._save.table, box.unsaved_offsets)
         if box.topics_changed:
             self._unsaved.add(files.TOPICS)
         if box.groups_changed:
@@ -420,11 +473,33 @@ class CoordinatorActor(ProcessActor):
         """Write what has changed; on a full disk it is tried again, and the tables go on without."""
         if not self._unsaved or now.monotonic_ms < self._persist_ms:
             return
-        for name in list(self._unsaved):
-            if not self._write(name, self._topics_table() if name == files.TOPICS else self._groups_table()):
+        for name in [name for name in _SAVED_IN_ORDER if name in self._unsaved]:
+            table = self._table_of(name)
+            if table is not None and not self._write(name, table):
                 self._persist_ms = now.monotonic_ms + PERSIST_RETRY_MS
+                if name == files.DELETED_TOPICS:
+                    self.state.deletions_unsaved(UNSAVED)
                 return
             self._unsaved.discard(name)
+            if name == files.DELETED_TOPICS:
+                faults.point("coordinator.deletion-saved")
+                self.state.deletions_saved(now)
+
+    def _table_of(self, name: str) -> Table | None:
+        """Return what to write, None when the file is right as it is."""
+        match name:
+            case files.TOPICS:
+                return self._topics_table()
+            case files.GROUPS:
+                return self._groups_table()
+            case files.DELETED_TOPICS:
+                deletions = self.state.topics.deletions
+                deletions.forget(self.positions.get(Position.CLEANED))
+                return files.deleted_topics_table(deletions.log_ends)
+            case _:
+                # What was saved last, without the offsets of topics that are no more.
+                table = self._load(files.CONSUMER_OFFSETS)
+                return table if files.forget_consumers_of(table, self._forgotten) else None
 
     def _write(self, name: str, table: Table) -> bool:
         try:
@@ -435,6 +510,9 @@ class CoordinatorActor(ProcessActor):
                 self.log.error("cannot write %s, trying again until it can be: %s", name, error)
             self._unwritable.add(name)
             return False
+        if name == files.CONSUMER_OFFSETS:
+            # Whichever table it was: those topics' offsets are in no file now.
+            self._forgotten.clear()
         if name in self._unwritable:
             self._unwritable.discard(name)
             self.log.info("%s can be written again", name)
@@ -605,6 +683,8 @@ class CoordinatorActor(ProcessActor):
             times.append(self._save.wake_ms())
         if self._unsaved:
             times.append(self._persist_ms)
+        if self.state.waiting and self.state.topics.settling:
+            times.append(self._now().monotonic_ms + SETTLE_LOOK_MS)
         if self.state.awaited:
             times.append(self._replay_until_ms)
         if self._stop_ms is not None:
@@ -636,7 +716,9 @@ class CoordinatorActor(ProcessActor):
         assert self._stop_ms is not None
         if self._now().monotonic_ms >= self._stop_ms:
             return True
+        state = self.state
         busy = self._held or self._appends or self._name_servers.leaving or self._save.pending
+        busy = busy or state.deleting
         return not busy and not self.state.offsets.changed
 
 
@@ -684,8 +766,5 @@ def _told_unsaved(reply: Reply) -> Reply:
     if command is None or not reply.registration or command.code != ResponseCode.SUCCESS:
         return reply
     command.code = ResponseCode.SYSTEM_ERROR
-    command.remark = (
-        "the change is in force, but could not be written to disk and will be tried again: "
-        "free some space in the broker's store, then ask again"
-    )
+    command.remark = UNSAVED
     return reply

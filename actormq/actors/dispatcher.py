@@ -76,7 +76,8 @@ class Dispatcher:
         self._safe = Position.FLUSHED if config.flush is FlushMode.SYNC else Position.APPENDED
         self._slot = slot_of("dispatcher")
         self._tables = tables
-        self._rows = QueueRows()
+        self._rows = QueueRows(extents.log_start)
+        self._removed: list[int] = []
         self._delay_ms = delay_ms
         self._step_bytes = max(STEP_BYTES, 2 * config.body_bytes_max)
         self._reader = LogReader(disk, config.root / FOLDER, config.log_file_bytes, maps_max=2)
@@ -89,6 +90,7 @@ class Dispatcher:
         self._forgotten = self.dispatched
         self._began_ns = 0
         self._crowded = False
+        self._rows.reach(self.dispatched)
         self.follow_tables()
 
     def follow_tables(self) -> None:
@@ -101,7 +103,13 @@ class Dispatcher:
             return
         for queue in self._rows.apply(*self._tables.poll()):
             self._remove(queue.topic, queue.queue_id)
+            self._removed.append(queue.row)
         self._tables.mark_seen()
+
+    def take_removed(self) -> list[int]:
+        """Return the rows of queues that are no more, once: pulls may be waiting at them."""
+        removed, self._removed = self._removed, []
+        return removed
 
     def remove_stale(self) -> None:
         """Remove the files of queues that were deleted while no dispatcher lived to see it."""
@@ -167,6 +175,11 @@ class Dispatcher:
         base = self.dispatched - self.dispatched % file_bytes
         start = self.dispatched - base
         limit = min(start + self._step_bytes, safe - base, file_bytes)
+        self._rows.reach(self.dispatched)
+        next_start = self._rows.next_start()
+        if next_start is not None:
+            # A topic that was made again: up to there, records of its name are the dead one's.
+            limit = min(limit, next_start - base)
         found = queues.dispatch(
             self._reader.file(base), start, limit, base, self._rows.rows, self._delay_ms,
             self._index is not None,
@@ -272,8 +285,9 @@ class DispatcherActor(ProcessActor):
     def on_batch(self) -> bool:
         self.state.follow_tables()
         grown = self.state.run(self.context.clock.wall_ms(), self.context.clock.monotonic_ns())
-        if grown:
-            self._tell_holder(grown)
+        told = self.state.take_removed() + (grown or [])
+        if told:
+            self._tell_holder(told)
         if grown is not None:
             self._ring_waiters()
         self.positions.set_role(self.context.slot, self.state.wanted, self.state.dispatched + 1)

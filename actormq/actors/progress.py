@@ -114,6 +114,11 @@ class SafeSave:
         return self._snapshot.appended if self._snapshot is not None else 0
 
     @property
+    def table(self) -> Table | None:
+        """The table that waits for the log, to be changed in place."""
+        return self._snapshot.table if self._snapshot is not None else None
+
+    @property
     def pending(self) -> bool:
         """Whether a table waits for the log."""
         return self._snapshot is not None

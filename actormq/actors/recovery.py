@@ -21,6 +21,7 @@ from actormq import faults
 from actormq.actors.runtime import ProcessActor
 from actormq.broker import topics
 from actormq.broker.delay import DelayLevels
+from actormq.broker.deleting import Deletions
 from actormq.broker.tables import encode_entry
 from actormq.config import BrokerConfig
 from actormq.errors import RequestError, StoreError, StoreFailed, StoreForeign
@@ -64,12 +65,22 @@ def prepare(
     """
     faults.point("recovery.begun")
     stored_topics = _look_at(config.store.root, disk)
+    deleted = tables.deleted_topics(_load(config, disk, tables.DELETED_TOPICS))
     delay_ms = list(DelayLevels(config.coordinator.delay_levels).delays_ms)
     # RocketMQ's file names the broker; recovery itself is gone in a moment.
     pid = positions.role(slot_of("supervisor"), RoleCell.PID) or os.getpid()
-    store = recover(disk, config.store, wall_ms=wall_ms, pid=pid, delay_ms=delay_ms)
+    store = recover(disk, config.store, wall_ms=wall_ms, pid=pid, delay_ms=delay_ms, deleted=deleted)
     faults.point("recovery.recovered")
     _report(store, log)
+    half_deleted = {name for name, end in deleted.items() if end == tables.PENDING}
+    if half_deleted:
+        stored_topics = [topic for topic in stored_topics if topic.name not in half_deleted]
+        _end_deletions(config, disk, half_deleted, stored_topics)
+    if store.deleted != deleted:
+        # Before anything is appended: with the old numbers it would be taken for the dead topic's.
+        path = config.store.root / tables.FOLDER / tables.DELETED_TOPICS
+        tables.save(disk, path, tables.deleted_topics_table(store.deleted))
+        faults.point("recovery.deletions-saved")
     if not store.clean:
         clamp_progress(config, disk, store, log)
         faults.point("recovery.progress-clamped")
@@ -80,6 +91,24 @@ def prepare(
     _publish(store, positions)
     faults.point("recovery.published")
     return store
+
+
+def _load(config: BrokerConfig, disk: Disk, name: str) -> tables.Table | None:
+    return tables.load(disk, config.store.root / tables.FOLDER / name)
+
+
+def _end_deletions(
+    config: BrokerConfig, disk: Disk, names: set[str], topics_left: list[topics.TopicConfig]
+) -> None:
+    """Take topics whose deletion had begun out of the tables; done again if we die in between."""
+    offsets = _load(config, disk, tables.CONSUMER_OFFSETS)
+    folder = config.store.root / tables.FOLDER
+    if offsets is not None and tables.forget_consumers_of(offsets, names):
+        tables.save(disk, folder / tables.CONSUMER_OFFSETS, offsets)
+    stored = _load(config, disk, tables.TOPICS)
+    if stored is not None:
+        kept = {topic.name: topics.topic_to_json(topic) for topic in topics_left}
+        tables.save(disk, folder / tables.TOPICS, {**stored, "topicConfigTable": kept})
 
 
 def _report(store: RecoveredStore, log: logging.Logger) -> None:
@@ -142,12 +171,21 @@ def _open_queues(
         ),
         stored_topics,
         {queue: (extent.min, extent.max) for queue, extent in store.queues.items()},
+        Deletions(store.deleted),
     )
     for row in found.rows:
         extent = store.queues.get((row.topic, row.queue_id))
         first_file_entry = extent.first_file_entry if extent is not None else 0
         entries = config.store.queue_file_entries
-        extents.open_row(row.row, row.incarnation, row.min_offset, row.max_offset, first_file_entry, entries)
+        extents.open_row(
+            row.row,
+            row.incarnation,
+            row.min_offset,
+            row.max_offset,
+            first_file_entry,
+            entries,
+            row.log_start,
+        )
     publisher.publish(*map(encode_entry, found.topics.table.values()))
 
 

@@ -106,6 +106,10 @@ class StoreReader:
         stored = self.record(found[0].log_offset) if found else None
         return stored.store_timestamp if stored is not None else 0
 
+    def log_end(self) -> int:
+        """Return the log offset behind the last record that was stored."""
+        return self._positions.get(Position.APPENDED)
+
     def runtime(self) -> dict[str, str]:
         """Return what the positions say, by RocketMQ's runtime keys."""
         appended = self._positions.get(Position.APPENDED)

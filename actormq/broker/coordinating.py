@@ -17,6 +17,7 @@ import msgspec
 from actormq.broker import retry
 from actormq.broker.bodies import read_body
 from actormq.broker.delay import DelayLevels
+from actormq.broker.deleting import WAITING_MAX, NotYet, pop_retry_topics
 from actormq.broker.groups import GroupConfig, Groups, group_from_json
 from actormq.broker.locks import Locks, QueueKey
 from actormq.broker.members import (
@@ -27,8 +28,8 @@ from actormq.broker.members import (
     MembersChange,
     heartbeat_from_json,
 )
-from actormq.broker.offsets import OffsetKey, Offsets, QueueStart, first_offset
-from actormq.broker.outbox import Caller, Now, Outbox, Reply, copy_of
+from actormq.broker.offsets import FORGOTTEN, OffsetKey, Offsets, QueueStart, first_offset
+from actormq.broker.outbox import Caller, Now, Outbox, Reply, copy_of, fence
 from actormq.broker.sending import PutStatus
 from actormq.broker.tables import (
     BrokerEntry,
@@ -60,10 +61,12 @@ TOPIC_BYTES: Final = 512
 ROW_BYTES: Final = 10
 """Room in the tables for one row number and its incarnation."""
 LOCK_LOOK_MS: Final = 10_000
+OVERLOAD: Final = "[OVERLOAD]system busy, start flow control for a while"
 TABLE_CODES: Final = frozenset(
     {
         RequestCode.UPDATE_AND_CREATE_TOPIC,
         RequestCode.UPDATE_AND_CREATE_TOPIC_LIST,
+        RequestCode.DELETE_TOPIC_IN_BROKER,
         RequestCode.HEART_BEAT,
         RequestCode.UNREGISTER_CLIENT,
         RequestCode.CONSUMER_SEND_MSG_BACK,
@@ -74,6 +77,14 @@ TABLE_CODES: Final = frozenset(
     }
 )
 """Codes that may change the tables: answered when every live gateway knows them."""
+REGISTERED_CODES: Final = frozenset(
+    {
+        RequestCode.UPDATE_AND_CREATE_TOPIC,
+        RequestCode.UPDATE_AND_CREATE_TOPIC_LIST,
+        RequestCode.DELETE_TOPIC_IN_BROKER,
+    }
+)
+"""Codes that are answered when the name servers know the topics, too."""
 
 
 class StoreView(Protocol):
@@ -99,6 +110,10 @@ class StoreView(Protocol):
         """Return what the positions say, by RocketMQ's runtime keys."""
         ...
 
+    def log_end(self) -> int:
+        """Return the log offset behind the last record that was stored."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -113,7 +128,9 @@ class Settings:
 
 
 @dataclass(slots=True)
-class _SentBack:
+class _Asked:
+    """A request that is answered later."""
+
     caller: Caller
     request: RemotingCommand
 
@@ -157,9 +174,13 @@ class Coordinator:
         self.outbox = Outbox()
         self.awaited = set(awaited)
         """Gateways that have not repeated their clients' heartbeats yet; until all have, nothing moves."""
-        self._appending: dict[int, _SentBack] = {}
+        self._appending: dict[int, _Asked] = {}
         self._ticket = settings.ticket_base
         self._lock_look_ms: int | None = None
+        self._deleting: dict[int, list[_Asked]] = {}
+        """Who waits for the deletion with that ticket."""
+        self._waiting: list[Callable[[Now], None]] = []
+        """Requests to serve again when a deletion has gone further."""
         self._handlers: dict[int, Handler] = {
             RequestCode.HEART_BEAT: self._heartbeat,
             RequestCode.UNREGISTER_CLIENT: self._unregister,
@@ -172,6 +193,7 @@ class Coordinator:
             RequestCode.UNLOCK_BATCH_MQ: self._unlock,
             RequestCode.UPDATE_AND_CREATE_TOPIC: self._update_topic,
             RequestCode.UPDATE_AND_CREATE_TOPIC_LIST: self._update_topics,
+            RequestCode.DELETE_TOPIC_IN_BROKER: self._delete_topic,
             RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: self._update_group,
             RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST: self._update_groups,
         }
@@ -179,7 +201,10 @@ class Coordinator:
     # --- beginning and time --------------------------------------------------------------------------
 
     def begin(self, now: Now) -> None:
-        """Create what is missing, and make tables, files and former locks agree."""
+        """Create what is missing, end what was begun, and make tables, files and former locks agree."""
+        pending = self.topics.deletions.pending
+        if pending:
+            self._delete(pending, now)
         for change in self.topics.create_missing_system_topics():
             self._topic_changed(change, now)
         for entry in self.topics.table.values():
@@ -236,6 +261,8 @@ class Coordinator:
                 if request.fields:
                     check(request.code, request.fields)
                 answer = handler(caller, request, now)
+        except NotYet:
+            answer = self._wait(lambda now: self.serve(caller, request, now, replay=replay), request)
         except RequestError as error:
             answer = RemotingCommand.response_to(request, error.response_code, error.remark)
         except FrameError as error:
@@ -251,11 +278,32 @@ class Coordinator:
                 caller.request_id,
                 None if request.is_oneway else answer,
                 tables=success and request.code in TABLE_CODES,
-                registration=success
-                and request.code
-                in (RequestCode.UPDATE_AND_CREATE_TOPIC, RequestCode.UPDATE_AND_CREATE_TOPIC_LIST),
+                registration=success and request.code in REGISTERED_CODES,
             )
         )
+
+    def _wait(self, again: Callable[[Now], None], request: RemotingCommand) -> RemotingCommand | None:
+        """Keep a request until a deletion has gone further; return a refusal when too many wait."""
+        if len(self._waiting) < WAITING_MAX:
+            self._waiting.append(again)
+            return None
+        return RemotingCommand.response_to(request, ResponseCode.SYSTEM_BUSY, OVERLOAD)
+
+    def _again(self, now: Now) -> None:
+        """A deletion has gone further: serve what waited."""
+        waiting, self._waiting = self._waiting, []
+        for serve in waiting:
+            serve(now)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether requests wait for a deletion."""
+        return bool(self._waiting)
+
+    @property
+    def deleting(self) -> bool:
+        """Whether a deletion waits for the writer."""
+        return bool(self._deleting)
 
     # --- clients -------------------------------------------------------------------------------------
 
@@ -485,6 +533,11 @@ class Coordinator:
         try:
             create()
             answer: tuple[int, str | None] = (ResponseCode.SUCCESS, None)
+        except NotYet:
+            if len(self._waiting) < WAITING_MAX:
+                self._waiting.append(lambda _: self._needed(caller, create))
+                return
+            answer = (ResponseCode.SYSTEM_BUSY, OVERLOAD)
         except RequestError as error:
             answer = (error.response_code, error.remark)
         success = answer[0] == ResponseCode.SUCCESS
@@ -512,6 +565,69 @@ class Coordinator:
             self._check_room(_topic_bytes(config))
             self._topic_changed(self.topics.update(config, _signed(config.attributes)), now)
         return RemotingCommand.response_to(request, ResponseCode.SUCCESS)
+
+    def _delete_topic(self, caller: Caller, request: RemotingCommand, now: Now) -> RemotingCommand | None:
+        """Delete a topic; also one that is not there, as RocketMQ does: its offsets may be."""
+        name = text_field(request.fields, "topic")
+        if not name.strip():
+            raise RequestError(ResponseCode.INVALID_PARAMETER, "The specified topic is blank.")
+        if self.topics.is_system(name):
+            raise RequestError(
+                ResponseCode.INVALID_PARAMETER, f"The topic[{name}] is conflict with system topic."
+            )
+        if self.topics.deletions.is_pending(name):
+            raise NotYet
+        retries = pop_retry_topics(name, self.offsets.groups_of(name))
+        known = [topic for topic in (name, *retries) if topic in self.topics.table]
+        if not known:
+            self._forget_offsets(name)
+            return RemotingCommand.response_to(request, ResponseCode.SUCCESS)
+        ticket = self._delete(known, now)
+        self._deleting[ticket].append(_Asked(caller, request))
+        return None
+
+    def _delete(self, names: list[str], now: Now) -> int:
+        """Begin to delete topics; return the ticket of the append that will tell that it can be ended."""
+        self._ticket += 1
+        self._deleting[self._ticket] = []
+        self.topics.deletions.begin(names, self._ticket)
+        self.outbox.deleted_changed = True
+        for name in names:
+            self._topic_changed(self.topics.delete(name), now)
+            self._forget_offsets(name)
+        self.outbox.appends.append(fence(self._ticket))
+        return self._ticket
+
+    def _forget_offsets(self, topic: str) -> None:
+        gone = self.offsets.forget_topic(topic)
+        self.outbox.offset_rows += [(key, FORGOTTEN) for key in gone]
+        if gone:
+            self.outbox.unsaved_offsets.add(topic)
+
+    def deletions_saved(self, now: Now) -> None:
+        """It is durable where the messages of deleted topics end: free their names, and answer."""
+        for ticket in self.topics.deletions.saved():
+            self._answer_deletion(ticket, ResponseCode.SUCCESS)
+        self._again(now)
+
+    def deletions_unsaved(self, remark: str) -> None:
+        """It cannot be written: who asked hears so, the names stay taken."""
+        for ticket in self._deleting:
+            self._answer_deletion(ticket, ResponseCode.SYSTEM_ERROR, remark)
+            self._deleting[ticket] = []
+
+    def _answer_deletion(self, ticket: int, code: ResponseCode, remark: str | None = None) -> None:
+        asked = self._deleting[ticket]
+        if code == ResponseCode.SUCCESS:
+            del self._deleting[ticket]
+        for each in asked:
+            answer = RemotingCommand.response_to(each.request, code, remark)
+            self._reply(each.caller, each.request, answer)
+
+    def settle(self, now: Now) -> None:
+        """Everyone who writes into rows knows which topics are gone: use their rows again."""
+        self.topics.settle()
+        self._again(now)
 
     def _update_group(self, caller: Caller, request: RemotingCommand, now: Now) -> RemotingCommand:
         self._put_group(group_from_json(json.loads(request.body)), now)
@@ -598,9 +714,7 @@ class Coordinator:
         if record is None:
             raise retry.not_found(asked.log_offset)
         if len(self._appending) >= APPENDING_MAX:
-            raise RequestError(
-                ResponseCode.SYSTEM_BUSY, "[OVERLOAD]system busy, start flow control for a while"
-            )
+            raise RequestError(ResponseCode.SYSTEM_BUSY, OVERLOAD)
         original = retry.Original(record.topic, record.properties, record.reconsume_times, record.message_id)
         goal = retry.target(asked, config, original)
         if goal.dead:
@@ -613,11 +727,16 @@ class Coordinator:
                 record, self._ticket, entry, placed.queue_id, placed.properties, record.reconsume_times + 1
             )
         )
-        self._appending[self._ticket] = _SentBack(caller, request)
+        self._appending[self._ticket] = _Asked(caller, request)
         return None
 
     def appended(self, ticket: int, status: int, log_end: int) -> None:
         """The writer has dealt with a send-back; the consumer hears of it when the log is safe."""
+        if self.topics.deletions.is_fence(ticket):
+            # The writer has seen that the rows are closed: it stores nothing of these topics any more.
+            self.topics.deletions.fenced(ticket, self.view.log_end())
+            self.outbox.deleted_changed = True
+            return
         sent = self._appending.pop(ticket, None)
         if sent is None:
             return

@@ -17,6 +17,8 @@ SEPARATOR: Final = "@"
 COMMITS_PER_VERSION: Final = 500
 """The data version grows once per so many commits, as RocketMQ's does."""
 OFFSETS_MAX: Final = 2_000_000
+FORGOTTEN: Final = -1 << 63
+"""In the ledger: the topic was deleted, and with it this offset."""
 
 
 class OffsetKey(NamedTuple):
@@ -69,7 +71,11 @@ class Offsets:
         self._commits = 0
 
     def restore(self, key: OffsetKey, offset: int) -> None:
-        """Take over what a file says; later files win."""
+        """Take over what a file says; later files win, `FORGOTTEN` takes away what an earlier one said."""
+        if offset == FORGOTTEN:
+            if self._table.get((key.topic, key.group), {}).pop(key.queue_id, None) is not None:
+                self._count -= 1
+            return
         queues = self._table.setdefault((key.topic, key.group), {})
         self._count += key.queue_id not in queues
         queues[key.queue_id] = offset
@@ -106,6 +112,17 @@ class Offsets:
     def topics_of(self, group: str) -> list[str]:
         """Return the topics of which `group` has committed something."""
         return [topic for topic, name in self._table if name == group]
+
+    def forget_topic(self, topic: str) -> list[OffsetKey]:
+        """Forget what was committed of `topic`; return which queues that were."""
+        gone = [
+            OffsetKey(topic, group, queue_id)
+            for group in self.groups_of(topic)
+            for queue_id in self._table.pop((topic, group))
+        ]
+        self._count -= len(gone)
+        self.changed |= bool(gone)
+        return gone
 
     def rows(self) -> Iterator[tuple[OffsetKey, int]]:
         """Yield every committed offset."""

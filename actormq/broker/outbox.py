@@ -21,6 +21,7 @@ from actormq.wire.command import RemotingCommand
 
 _BODY_BEHIND_HOSTS: Final = 72
 """Where a record's body begins, without the two addresses before it (storage.md 2.1)."""
+_NO_ROW: Final = 0xFFFFFFFF
 
 
 class Now(NamedTuple):
@@ -76,6 +77,25 @@ class Append:
     body_bytes: int
 
 
+def fence(ticket: int) -> Append:
+    """Return what the writer refuses, as no queue has that row: its answer tells how far the writer is."""
+    return Append(
+        ticket=ticket,
+        row=_NO_ROW,
+        row_incarnation=0,
+        queue_id=0,
+        topic=b"fence",
+        properties=b"",
+        flag=0,
+        sys_flag=0,
+        reconsume_times=0,
+        born_timestamp=0,
+        born_host=bytes(8),
+        body_ref=0,
+        body_bytes=0,
+    )
+
+
 def copy_of(
     record: Record,
     ticket: int,
@@ -109,14 +129,18 @@ class Outbox:
     opened: list[QueueRow] = field(default_factory=list)
     lock_rows: list[LockRow] = field(default_factory=list)
     offset_rows: list[tuple[OffsetKey, int]] = field(default_factory=list)
+    deleted_changed: bool = False
+    """Persist deletedTopics.json, before topics.json."""
+    unsaved_offsets: set[str] = field(default_factory=set)
+    """Deleted topics whose offsets must go from consumerOffset.json before anything is answered."""
     topics_changed: bool = False
     """Persist topics.json and register."""
     groups_changed: bool = False
     """Persist subscriptionGroup.json."""
+    closed: list[int] = field(default_factory=list)
+    """Rows of deleted topics to close: whoever waits at one is sent away, and asks the tables again."""
     entries: list[Entry] = field(default_factory=list)
     """Publish."""
-    closed: list[int] = field(default_factory=list)
-    """Rows to close once their topic is gone from the tables."""
     appends: list[Append] = field(default_factory=list)
     calls: list[tuple[ConnectionKey, RemotingCommand]] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)

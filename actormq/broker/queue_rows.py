@@ -5,7 +5,7 @@ For the roles that go from records to rows (dispatcher) or from rows to files (f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from actormq.broker.tables import TopicEntry, TopicGone, decode_entry
@@ -24,15 +24,36 @@ class QueueRow:
 class QueueRows:
     """Kept up to date by `apply`.
 
+    A topic that was made again under a deleted one's name gets its `rows` only when the log has been followed
+    (`reach`) to where its own records begin: those before are the dead topic's.
+
+    Args:
+        log_start: of a row; None: where records begin is of no interest.
+
     Attributes:
         rows: the row of each queue, by (topic in UTF-8, queue id), as the dispatch kernel wants it.
         queues: the queue of each row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log_start: Callable[[int], int] | None = None) -> None:
         self.rows: dict[tuple[bytes, int], int] = {}
         self.queues: dict[int, QueueRow] = {}
         self._of_topic: dict[str, list[QueueRow]] = {}
+        self._log_start = log_start
+        self._reached = 0
+        self._early: dict[str, int] = {}
+        """Topics that begin further on in the log."""
+
+    def reach(self, log_offset: int) -> None:
+        """The log has been followed up to here: topics that begin here, or began before, get their rows."""
+        self._reached = log_offset
+        for topic in [topic for topic, start in self._early.items() if start <= log_offset]:
+            del self._early[topic]
+            self._enter(topic)
+
+    def next_start(self) -> int | None:
+        """Return the log offset at which to stop and call `reach`; None = there is none."""
+        return min(self._early.values(), default=None)
 
     def apply(self, reset: bool, entries: Iterable[bytes]) -> list[QueueRow]:
         """Take over published entries; return the queues that are no more (`reset`: these are all there is).
@@ -43,6 +64,7 @@ class QueueRows:
         if reset:
             self.rows.clear()
             self.queues.clear()
+            self._early.clear()
             self._of_topic.clear()
         for data in entries:
             entry = decode_entry(data)
@@ -59,17 +81,26 @@ class QueueRows:
                 zip(entry.rows, entry.row_incarnations, strict=True)
             )
         ]
-        name = entry.name.encode("utf-8", "surrogatepass")
         for queue in of_topic:
-            self.rows[name, queue.queue_id] = queue.row
             self.queues[queue.row] = queue
         self._of_topic[entry.name] = of_topic
+        start = max(map(self._log_start, entry.rows), default=0) if self._log_start is not None else 0
+        if start > self._reached:
+            self._early[entry.name] = start
+        else:
+            self._enter(entry.name)
+
+    def _enter(self, topic: str) -> None:
+        name = topic.encode("utf-8", "surrogatepass")
+        for queue in self._of_topic[topic]:
+            self.rows[name, queue.queue_id] = queue.row
 
     def _forget(self, topic: str) -> list[QueueRow]:
         name = topic.encode("utf-8", "surrogatepass")
+        self._early.pop(topic, None)
         of_topic = self._of_topic.pop(topic, [])
         for queue in of_topic:
-            del self.rows[name, queue.queue_id]
+            self.rows.pop((name, queue.queue_id), None)
             # The row may belong to another queue already.
             if self.queues.get(queue.row) is queue:
                 del self.queues[queue.row]

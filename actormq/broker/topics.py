@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from actormq.broker.bodies import read_body
+from actormq.broker.deleting import Deletions, NotYet
 from actormq.broker.sending import check_topic_name, topic_missing
 from actormq.broker.tables import TopicEntry, TopicGone
 from actormq.config import BrokerConfig
@@ -149,11 +150,13 @@ class QueueRow:
     incarnation: int
     min_offset: int = 0
     max_offset: int = 0
+    log_start: int = 0
+    """Records that begin before this log offset belong to a deleted topic of the same name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopicChange:
-    """Open `opened`, then publish `entry`, then persist; close `closed` last."""
+    """Open `opened`, close `closed`, then publish `entry`."""
 
     entry: TopicEntry | TopicGone
     opened: tuple[QueueRow, ...] = ()
@@ -272,17 +275,28 @@ def _attribute_value(key: str, value: str) -> str:
 
 
 class Topics:
-    """Every topic of this broker, and the free rows."""
+    """Every topic of this broker, and the free rows.
+
+    Attributes:
+        deletions: which names were deleted, and what of the log is theirs.
+    """
 
     def __init__(
-        self, settings: TopicSettings, entries: Iterable[TopicEntry] = (), row_incarnation_next: int = 1
+        self,
+        settings: TopicSettings,
+        entries: Iterable[TopicEntry] = (),
+        row_incarnation_next: int = 1,
+        deletions: Deletions | None = None,
     ) -> None:
         self.settings = settings
+        self.deletions = deletions or Deletions()
         self.table: dict[str, TopicEntry] = {entry.name: entry for entry in entries}
         self.system = system_topics(settings)
         self._rows = Rows(settings.rows_max, (row for entry in self.table.values() for row in entry.rows))
         highest = max((max(e.row_incarnations, default=0) for e in self.table.values()), default=0)
         self._incarnation_next = max(row_incarnation_next, highest + 1)
+        self._settling: list[int] = []
+        self._all_settle = False
 
     def get(self, name: str) -> TopicEntry | None:
         return self.table.get(name)
@@ -290,6 +304,22 @@ class Topics:
     @property
     def rows_free(self) -> int:
         return self._rows.free
+
+    @property
+    def settling(self) -> bool:
+        """Whether rows wait for `settle`."""
+        return self._all_settle or bool(self._settling)
+
+    def hold_rows(self) -> None:
+        """Give out no row before `settle`: who came before us may have freed any of them a moment ago."""
+        self._all_settle = True
+
+    def settle(self) -> None:
+        """Everyone who writes into rows knows which queues are gone: their rows may be used again."""
+        for row in self._settling:
+            self._rows.give_back(row)
+        self._settling.clear()
+        self._all_settle = False
 
     def is_system(self, name: str) -> bool:
         """Whether administrators may not create or delete this topic."""
@@ -304,8 +334,11 @@ class Topics:
 
         Args:
             rows_min: give rows to so many queues even if fewer are offered: they hold messages.
-        Raises: RequestError(SYSTEM_ERROR) when the rows do not suffice; nothing is changed then.
+        Raises: RequestError(SYSTEM_ERROR) when the rows do not suffice, `NotYet` when the name or the rows
+            are still a deleted topic's; nothing is changed then.
         """
+        if self.deletions.is_pending(config.name):
+            raise NotYet
         old = self.table.get(config.name)
         rows = list(old.rows) if old else []
         incarnations = list(old.row_incarnations) if old else []
@@ -328,7 +361,9 @@ class Topics:
     def _open(self, topic: str, first: int, end: int) -> tuple[QueueRow, ...]:
         if end <= first:
             return ()
-        taken = self._rows.take(end - first)
+        taken = None if self._all_settle else self._rows.take(end - first)
+        if taken is None and self.settling:
+            raise NotYet
         if taken is None or self._incarnation_next > INCARNATION_MAX:
             raise RequestError(
                 ResponseCode.SYSTEM_ERROR,
@@ -337,7 +372,10 @@ class Topics:
             )
         incarnation = self._incarnation_next
         self._incarnation_next += 1
-        return tuple(QueueRow(topic, first + i, row, incarnation) for i, row in enumerate(taken))
+        log_start = self.deletions.log_start(topic)
+        return tuple(
+            QueueRow(topic, first + i, row, incarnation, log_start=log_start) for i, row in enumerate(taken)
+        )
 
     def update(self, config: TopicConfig, attributes: str | None = None) -> TopicChange | None:
         """Serve an administrator's creation or change (17, 18); None = it is so already.
@@ -410,7 +448,7 @@ class Topics:
         )
 
     def delete(self, name: str) -> TopicChange | None:
-        """Remove a topic and give its rows back; None = there is none.
+        """Remove a topic; None = there is none.  Its rows are free after the next `settle`.
 
         Publish `row_incarnation_next` with it: a restarted coordinator must not give a row the same
         incarnation again.
@@ -418,8 +456,7 @@ class Topics:
         entry = self.table.pop(name, None)
         if entry is None:
             return None
-        for row in entry.rows:
-            self._rows.give_back(row)
+        self._settling += entry.rows
         return TopicChange(TopicGone(name), closed=tuple(entry.rows))
 
     @property
@@ -448,15 +485,17 @@ def recover(
     settings: TopicSettings,
     stored: Iterable[TopicConfig],
     queues: Mapping[tuple[str, int], tuple[int, int]],
+    deletions: Deletions | None = None,
 ) -> Recovered:
     """Give rows to every topic of the files and to every queue that has entries, and the system topics.
 
     Args:
         stored: what topics.json says; perhaps older than the queues.
         queues: (topic, queue id) → (min, max) of the queues found under ``consumequeue/``.
+        deletions: which names were deleted; none of them is pending.
     Raises: RequestError(SYSTEM_ERROR) when the configured rows do not suffice.
     """
-    topics = Topics(settings)
+    topics = Topics(settings, deletions=deletions)
     found: dict[str, int] = {}
     for topic, queue_id in queues:
         found[topic] = max(found.get(topic, 0), queue_id + 1)
@@ -474,4 +513,4 @@ def recover(
 
 def _bounded(row: QueueRow, queues: Mapping[tuple[str, int], tuple[int, int]]) -> QueueRow:
     low, high = queues.get((row.topic, row.queue_id), (0, 0))
-    return QueueRow(row.topic, row.queue_id, row.row, row.incarnation, low, high)
+    return replace(row, min_offset=low, max_offset=high)

@@ -33,6 +33,7 @@ cdef enum:
     TRANSACTION_COMMIT = 0x8
     ROW_CELLS = 8
     ROW_MAX_CELL = 2
+    ROW_LOG_START_CELL = 5
     GO_ON = 0
     BUFFER_FULL = 2
     FILE_FULL = 3

@@ -12,7 +12,7 @@ before and nothing has happened, or later and its successor only has to move the
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any, Final
 
@@ -50,6 +50,7 @@ if not cython.compiled:
     TRANSACTION_COMMIT: Final = 0x8
     ROW_CELLS: Final = 8
     ROW_MAX_CELL: Final = 2
+    ROW_LOG_START_CELL: Final = 5
     GO_ON: Final = 0
     BUFFER_FULL: Final = 2
     FILE_FULL: Final = 3
@@ -82,6 +83,8 @@ if not cython.compiled:
 _REQUEST: Final = struct.Struct("<QIIiHHiiiIqqqHHBBH")
 _COMPLETION: Final = struct.Struct("<QiIqqqq")
 ReadLog = Callable[[int, int], "memoryview | None"]
+Scanned = Mapping[tuple[bytes, int], tuple[int, int]]
+"""(topic, queue id) → (next queue offset, log offset of the queue's last record)."""
 
 
 class Stop(IntEnum):
@@ -136,12 +139,12 @@ class BatchEncoder:
         self._read_log = read_log
         self._bytes = bytearray(batch_bytes)
         self._buffer = memoryview(self._bytes)
-        self._scanned: dict[tuple[bytes, int], int] = {}
+        self._scanned: dict[tuple[bytes, int], tuple[int, int]] = {}
         self.begin(0, 0, 0, 0, False)
 
-    def resume(self, scanned: dict[tuple[bytes, int], int]) -> None:
-        """Set what a scan of the log found beyond the extents: (topic, queue id) → next queue offset."""
-        self._scanned = scanned
+    def resume(self, scanned: Scanned) -> None:
+        """Set what a scan of the log found beyond the extents: where queues go on, by (topic, queue id)."""
+        self._scanned = dict(scanned)
 
     @property
     def resuming(self) -> bool:
@@ -428,7 +431,9 @@ class BatchEncoder:
 
     def _open_row(self, row: int, incarnation: int, topic: bytes) -> None:
         """Find where a queue goes on: behind what was dispatched, or behind what a scan found."""
-        found = self._scanned.pop((topic, self._queue_id), 0)
+        found, last_record = self._scanned.pop((topic, self._queue_id), (0, 0))
+        if last_record < self._rows[row * ROW_CELLS + ROW_LOG_START_CELL]:
+            found = 0  # a deleted topic of the same name had that record
         self._next[2 * row + 1] = max(found, row_max(self._rows, row))
         self._next[2 * row] = incarnation
 

@@ -1,8 +1,8 @@
 """Extents: one row per queue, how readers see which entries there are.
 
 A row is a line of 64 bytes, eight u64 cells.  The dispatcher writes `max`, the cleaner `min`; the
-coordinator opens and closes rows.  Deleting and creating a topic again gives the row a new
-incarnation, so that nobody is served the dead queue's file.
+coordinator opens and closes rows (before it, recovery).  Deleting and creating a topic again gives the
+row a new incarnation, so that nobody is served the dead queue's file.
 
 A reader takes an `Extent`, reads the queue's file, then asks `still_holds`; if not, what it read is
 thrown away.
@@ -20,7 +20,7 @@ _WORDS = ROW_BYTES // 8
 
 
 class Column(IntEnum):
-    """The cells of a row; three more are reserved."""
+    """The cells of a row; two more are reserved."""
 
     INCARNATION = 0
     """Which queue has had this row, from 1; 0 = the row is free."""
@@ -31,6 +31,8 @@ class Column(IntEnum):
     FIRST_FILE_ENTRY = 3
     """First entry of the first file."""
     ENTRIES_PER_FILE = 4
+    LOG_START = 5
+    """Records of this name that begin before this log offset belong to a deleted topic."""
 
 
 class Extent(NamedTuple):
@@ -84,6 +86,10 @@ class Extents:
             self._cells.load(row * _WORDS + Column.ENTRIES_PER_FILE),
         )
 
+    def log_start(self, row: int) -> int:
+        """Return the log offset from which on records of the row's topic belong to this queue."""
+        return self._cells.load(row * _WORDS + Column.LOG_START)
+
     def set_max(self, row: int, entries: int) -> None:
         """Make the entries before `entries` readable, after their bytes are written (dispatcher)."""
         self._cells.store(row * _WORDS + Column.MAX, entries)
@@ -105,6 +111,7 @@ class Extents:
         max: int,
         first_file_entry: int = 0,
         entries_per_file: int = 0,
+        log_start: int = 0,
     ) -> None:
         """Give the row to a queue; `incarnation` must be one that the row has never had."""
         assert incarnation > 0, "incarnation 0 means a free row"
@@ -112,6 +119,7 @@ class Extents:
         self.set_files(row, first_file_entry, entries_per_file)
         self.set_min(row, min)
         self.set_max(row, max)
+        self._cells.store(row * _WORDS + Column.LOG_START, log_start)
         # Last: a reader that saw it early would take the dead queue's numbers for this one's.
         self._cells.store(row * _WORDS, incarnation)
 

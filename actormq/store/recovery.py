@@ -14,10 +14,11 @@ Source: RocketMQ DefaultMessageStore.recover, CommitLog.recoverNormally, recover
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 from actormq.config import StoreConfig
 from actormq.errors import StoreForeign
@@ -57,6 +58,8 @@ class RecoveredStore:
     """Named in topics.json, or having queues."""
     checkpoint: Checkpoint
     scanned_bytes: int
+    deleted: dict[str, int] = field(default_factory=dict)
+    """By topic: records that begin before this log offset are of a deleted topic of that name."""
     notes: list[str] = field(default_factory=list)
     """What was found and done, for the log: one sentence each."""
 
@@ -68,6 +71,7 @@ def recover(
     wall_ms: int,
     pid: int,
     delay_ms: list[int],
+    deleted: Mapping[str, int] | None = None,
     rebuild: bool = False,
 ) -> RecoveredStore:
     """Bring the store below ``config.root`` into order and say what is in it.
@@ -78,13 +82,14 @@ def recover(
         wall_ms: now, to name a new index file.
         pid: who works here, for `abort`.
         delay_ms: of delay levels 1, 2, … (the schedule topic's entries keep the delivery time).
+        deleted: by topic, the log offset before which its records are dead; `tables.PENDING`: all are.
         rebuild: make all queues and the index anew from the log.
 
     Raises:
         StoreForeign: the folder holds something else than a whole store; nothing was changed.
         OSError: the disk failed; the next recovery starts from the same place.
     """
-    return _Recovery(disk, config, wall_ms, delay_ms).run(pid, rebuild)
+    return _Recovery(disk, config, wall_ms, delay_ms, deleted or {}).run(pid, rebuild)
 
 
 def check_shape(disk: Disk, root: Path) -> None:
@@ -116,8 +121,18 @@ class _Plan:
     """Every byte of the log before it was once on the disk: what is wrong there is damage, no torn tail."""
 
 
+_NO_END: Final = 1 << 62
+
+
 class _Recovery:
-    def __init__(self, disk: Disk, config: StoreConfig, wall_ms: int, delay_ms: list[int]) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        config: StoreConfig,
+        wall_ms: int,
+        delay_ms: list[int],
+        deleted: Mapping[str, int],
+    ) -> None:
         self.disk = disk
         self.config = config
         self.root = config.root
@@ -128,6 +143,8 @@ class _Recovery:
         self.queue_files = QueueFiles(disk, self.root / consume_queue.FOLDER, config.queue_file_entries)
         self.index = _IndexRecovery(disk, config)
         self.notes: list[str] = []
+        self.deleted = {name: _NO_END if end == tables.PENDING else end for name, end in deleted.items()}
+        """Where the records of deleted topics end; `_NO_END` until the log's end is known."""
 
     def run(self, pid: int, rebuild: bool) -> RecoveredStore:
         try:
@@ -148,6 +165,7 @@ class _Recovery:
         mark = marks.read_clean(self.disk, self.root) if clean and not rebuild else None
         if mark is not None and self._is_end(mark):
             self._begin(pid)
+            self._remove_dead()
             self._sync_log(self.bases[-1:])
             return self._recovered(clean, mark, known, 0)
         # Only looked at so far: what is foreign is refused before anything changes.
@@ -155,6 +173,7 @@ class _Recovery:
         found = find_end(self.reader, self.bases, plan.scan, plan.durable, self.config.check_crc_on_recover)
         self.notes += [str(damage) for damage in found.damages]
         self._begin(pid)
+        self._remove_dead()
         end = found.end
         self.log.cut(end)
         self.index.cut(clean, rebuild, known)
@@ -185,6 +204,8 @@ class _Recovery:
 
     def _recovered(self, clean: bool, mark: Mark, last: Checkpoint, scanned: int) -> RecoveredStore:
         topics = dict.fromkeys(self.topics) | dict.fromkeys(topic for topic, _ in mark.queues)
+        # Nothing of a deleted topic lies behind the log's end; what comes next belongs to a new one.
+        deleted = {name: min(dead, mark.log_end) for name, dead in self.deleted.items()}
         return RecoveredStore(
             clean=clean,
             log_min=mark.log_min,
@@ -194,6 +215,7 @@ class _Recovery:
             topics=list(topics),
             checkpoint=last,
             scanned_bytes=scanned,
+            deleted={name: dead for name, dead in deleted.items() if dead > mark.log_min},
             notes=self.notes,
         )
 
@@ -290,13 +312,36 @@ class _Recovery:
         return self.log_min
 
     def _bounds(self, bound: int) -> dict[tuple[str, int], Bounds]:
-        root = self.queue_files.root
         return {
             (topic, queue_id): find_bounds(
-                self.queue_files, self.reader, topic, queue_id, self.log_min, bound
+                self.queue_files,
+                self.reader,
+                topic,
+                queue_id,
+                max(self.log_min, self.deleted.get(topic, 0)),
+                bound,
             )
-            for topic, queue_id in queues_on_disk(self.disk, root)
+            for topic, queue_id in queues_on_disk(self.disk, self.queue_files.root)
+            if not self._is_dead(topic, queue_id)
         }
+
+    def _is_dead(self, topic: str, queue_id: int) -> bool:
+        """Say whether all entries of a queue's files point at records of a deleted topic."""
+        dead = self.deleted.get(topic)
+        if dead is None:
+            return False
+        bounds = find_bounds(self.queue_files, self.reader, topic, queue_id, dead, _NO_END)
+        return bounds.min == bounds.max
+
+    def _remove_dead(self) -> None:
+        """Remove the queues of deleted topics whose dispatcher did not come to it."""
+        for topic, queue_id in queues_on_disk(self.disk, self.queue_files.root):
+            if self._is_dead(topic, queue_id):
+                self.queue_files.remove_queue(topic, queue_id)
+                folder = self.queue_files.root / topic
+                if not self.disk.listdir(folder):
+                    self.disk.remove_folder(folder)
+                self.notes.append(f"removed queue {queue_id} of the deleted topic {topic}")
 
     # What the log has and the queues lack.
 
@@ -321,7 +366,7 @@ class _Recovery:
             None when an entry would not follow the trusted ones (never when `rebuild` is on: then it may).
         """
         replay = _Replay(self, bounds, rebuild)
-        for start, end in _split(stretches, (plan.queues, plan.index)):
+        for start, end in _split(stretches, (plan.queues, plan.index, *self.deleted.values())):
             if start >= min(plan.queues, plan.index):
                 replay.dispatch(start, end, start >= plan.queues, start >= plan.index)
         if not replay.fits:
@@ -356,10 +401,14 @@ class _Replay:
         self._extents = {key: (each.min, each.max) for key, each in bounds.items()}
         self._rows: dict[tuple[bytes, int], int] = {}
         self._queues: list[tuple[str, int] | None] = []
+        self._dead: dict[tuple[bytes, int], int] = {}
+        """Queues of deleted topics, and the log offset at which they end."""
 
     def dispatch(self, start: int, end: int, want_queues: bool, want_index: bool) -> None:
-        """Dispatch the good records in [start, end), all of one file."""
+        """Dispatch the good records in [start, end), all of one file, no deleted topic ending inside."""
         recovery = self._recovery
+        for queue in [queue for queue, dead in self._dead.items() if dead <= start]:
+            del self._dead[queue], self._rows[queue]
         base = recovery.log.base_of(start)
         view = recovery.reader.file(base)
         at = start - base
@@ -382,6 +431,11 @@ class _Replay:
     def _add_row(self, view: memoryview, at: int) -> None:
         header = records.decode(view, at)
         self._rows[header.topic, header.queue_id] = len(self._queues)
+        dead = self._recovery.deleted.get(header.topic.decode("utf-8", "surrogateescape"), 0)
+        if header.physical_offset < dead:
+            self._dead[header.topic, header.queue_id] = dead
+            self._queues.append(None)
+            return
         try:
             topic = header.topic.decode()
             queue_folder(self._recovery.queue_files.root, topic, header.queue_id)

@@ -10,6 +10,7 @@ Source: RocketMQ ConfigManager.java, MixAll.string2File.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,16 +26,22 @@ TOPICS: Final = "topics.json"
 GROUPS: Final = "subscriptionGroup.json"
 CONSUMER_OFFSETS: Final = "consumerOffset.json"
 DELAY_OFFSETS: Final = "delayOffset.json"
-FILES: Final = (TOPICS, GROUPS, CONSUMER_OFFSETS, DELAY_OFFSETS)
+DELETED_TOPICS: Final = "deletedTopics.json"
+"""Ours; RocketMQ does not look at it."""
+FILES: Final = (TOPICS, GROUPS, CONSUMER_OFFSETS, DELAY_OFFSETS, DELETED_TOPICS)
 _OBJECTS: Final = {
     TOPICS: ("topicConfigTable",),
     GROUPS: ("subscriptionGroupTable", "forbiddenTable"),
     CONSUMER_OFFSETS: ("offsetTable",),
     DELAY_OFFSETS: ("offsetTable",),
+    DELETED_TOPICS: ("deletedTopics",),
 }
 """Members that are objects where they are there at all; `dataVersion` is one in every file."""
 TABLE_BYTES_MAX: Final = 256 * 1024 * 1024
 """A larger file is refused: it is nothing that RocketMQ or we wrote."""
+
+PENDING: Final = -1
+"""In place of a log offset: the deletion had begun, where the topic's last message ends was not known yet."""
 
 Table = dict[str, Any]
 
@@ -139,6 +146,26 @@ class Clamped:
     queue_id: int
     stored: int
     end: int
+
+
+def deleted_topics(table: Table | None) -> dict[str, int]:
+    """Return what ``deletedTopics.json`` says: name → log offset before which its records are dead."""
+    found = (table or {}).get("deletedTopics") or {}
+    return {name: end for name, end in found.items() if type(end) is int and end >= PENDING}
+
+
+def deleted_topics_table(log_ends: Mapping[str, int]) -> Table:
+    """Return the content of ``deletedTopics.json``."""
+    return {"deletedTopics": dict(log_ends)}
+
+
+def forget_consumers_of(table: Table, topics: Collection[str]) -> bool:
+    """Take the offsets of `topics` out of ``consumerOffset.json``'s table; True when there were any."""
+    offsets = _objects_or_numbers(table.get("offsetTable"))
+    gone = [name for name in offsets if name.partition("@")[0] in topics]
+    for name in gone:
+        del offsets[name]
+    return bool(gone)
 
 
 def clamp_consumer_offsets(table: Table, queue_ends: dict[tuple[str, int], int]) -> list[Clamped]:

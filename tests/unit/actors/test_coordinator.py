@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json as plain_json
 import logging
 import socket
@@ -17,6 +18,7 @@ from broker_rig import Broker, sync_mode
 from store_rig import Died, killing, log_records
 
 from actormq.actors.coordinator import (
+    ROW_WRITERS,
     CallClient,
     CommitOffsets,
     ConnectionClosed,
@@ -35,6 +37,7 @@ from actormq.message import decode_properties
 from actormq.net import tcp
 from actormq.shm.positions import Position, RoleCell, RoleState, slot_of
 from actormq.shm.tables import TablesReader
+from actormq.store import tables as files
 from actormq.wire import frame, json
 from actormq.wire.command import RemotingCommand
 from actormq.wire.registration import RegistrationBody, decode_registration
@@ -57,9 +60,10 @@ class Rig:
         self.broker.config = change(replace(config, gateway=gateways))
         self.broker.memory.config = self.broker.config.store
         self.readers = {}
-        for name in GATEWAYS:
-            self.broker.gateway(name)
-            memory = self.broker.memory
+        memory = self.broker.memory
+        for name in (*GATEWAYS, *ROW_WRITERS):
+            if name in GATEWAYS:
+                self.broker.gateway(name)
             self.readers[name] = TablesReader(memory.tables_view, memory.positions, slot_of(name))
             self.read_tables(name)
         self.actor: CoordinatorActor = self.start()
@@ -68,15 +72,14 @@ class Rig:
     def start(self) -> CoordinatorActor:
         self.actor = self.broker.start("coordinator", CoordinatorActor)
         self.turn()
-        for name in GATEWAYS:
-            self.read_tables(name)
+        self.read_tables()
         return self.actor
 
     def turn(self) -> None:
         self.broker.turn(self.actor)
 
     def read_tables(self, *names: str) -> None:
-        for name in names or GATEWAYS:
+        for name in names or self.readers:
             self.readers[name].poll()
             self.readers[name].mark_seen()
 
@@ -195,6 +198,156 @@ def test_a_topic_has_open_rows_and_stands_in_the_file_when_it_is_published(rig: 
     assert stored["topicConfigTable"]["coordinator-published"]["readQueueNums"] == 2
     rows = [row for entry in rig.tables.topics.values() for row in entry.rows]
     assert len(rows) == len(set(rows))
+
+
+def delete(rig: Rig, name: str) -> RemotingCommand:
+    """Delete a topic, everybody doing their part."""
+    number = rig.send(215, {"topic": name})
+    rig.broker.write()
+    rig.turn()
+    rig.read_tables()
+    rig.turn()
+    answer = rig.answers()[number]
+    assert answer is not None
+    return answer
+
+
+def test_a_deleted_topic_is_gone_everywhere(rig: Rig) -> None:
+    """Tables, rows, files, offsets; where its messages end is noted; made again, it begins behind them."""
+    rig.ask(17, new_topic())
+    rig.ask(17, new_topic("other"))
+    rig.ask(200, None, {"groupName": "g"})
+    for topic in ("orders", "other"):
+        fields = {"consumerGroup": "g", "topic": topic, "queueId": "0", "commitOffset": "1"}
+        assert rig.ask(15, fields).code == 0
+    old = rig.topic("orders")
+    done = rig.broker.put(old)
+    rig.broker.clock.advance_ms(60_000)
+    rig.turn()
+    rig.broker.flush()
+    rig.turn()
+    assert set(rig.file("consumerOffset.json")["offsetTable"]) == {"orders@g", "other@g"}
+    extents = rig.broker.memory.extents
+    number = rig.send(215, {"topic": "orders"})
+    rig.read_tables()
+    rig.turn()
+    assert rig.tables.topic("orders") is None
+    assert {extents.read(row).incarnation for row in old.rows} == {0}
+    assert rig.file("deletedTopics.json")["deletedTopics"] == {"orders": -1}
+    assert "orders" not in rig.file("topics.json")["topicConfigTable"]
+    assert set(rig.file("consumerOffset.json")["offsetTable"]) == {"other@g"}
+    assert number not in rig.answers()
+    rig.broker.write()
+    rig.turn()
+    answer = rig.answers()[number]
+    assert answer is not None
+    assert answer.code == 0
+    assert rig.file("deletedTopics.json")["deletedTopics"] == {"orders": done.log_end}
+    assert rig.ask(17, new_topic()).code == 0
+    new = rig.topic("orders")
+    assert {extents.log_start(row) for row in new.rows} == {done.log_end}
+    assert not set(new.row_incarnations) & set(old.row_incarnations)
+    assert rig.ask(14, {**fields, "topic": "orders"}).fields == {"offset": "0"}
+
+
+DELETION_POINTS = (
+    "coordinator.ledger-written",
+    "coordinator.deletion-saved",
+    "coordinator.persisted",
+    "coordinator.rows-closed",
+    "coordinator.published",
+    "2coordinator.deletion-saved",
+    "2coordinator.published",
+)
+
+
+@pytest.mark.parametrize("name", DELETION_POINTS)
+def test_a_deletion_that_was_noted_is_ended_by_the_successor(rig: Rig, name: str) -> None:
+    """Wherever the coordinator dies: the topic is there, or gone; made again, it begins behind the dead."""
+    rig.ask(17, new_topic())
+    old = rig.topic("orders")
+    done = rig.broker.put(old)
+    hit = 2 if name[0] == "2" else 1
+    with killing(name.lstrip("2"), hit=hit), pytest.raises(Died):
+        delete(rig, "orders")
+    path = rig.broker.config.store.root / "config" / "deletedTopics.json"
+    noted = path.exists()
+    rig.start()
+    rig.broker.write()
+    rig.turn()
+    assert (rig.tables.topic("orders") is None) is noted
+    assert rig.ask(17, new_topic()).code == 0
+    entry = rig.topic("orders")
+    assert (entry.row_incarnations == old.row_incarnations) is not noted
+    extents = rig.broker.memory.extents
+    for row, incarnation in zip(entry.rows, entry.row_incarnations, strict=True):
+        assert extents.read(row).incarnation == incarnation
+        assert extents.log_start(row) == (done.log_end if noted else 0)
+
+
+def test_rows_rest_until_their_writers_have_seen_it(rig: Rig) -> None:
+    """Dispatcher and cleaner are rung; a dispatcher that lags could still write into the row."""
+    rig.ask(17, new_topic())
+    (first, second) = rig.topic("orders").rows
+    bells = {name: rig.broker.bells[name].rung for name in ROW_WRITERS}
+    number = rig.send(215, {"topic": "orders"})
+    assert all(rig.broker.bells[name].rung > bells[name] for name in ROW_WRITERS)
+    rig.broker.write()
+    rig.turn()
+    rig.read_tables(*GATEWAYS, "cleaner")
+    rig.turn()
+    assert number in rig.answers()
+    assert rig.actor.state.topics.settling
+    rig.read_tables("dispatcher")
+    rig.turn()
+    assert not rig.actor.state.topics.settling
+    rig.ask(17, new_topic("next"))
+    assert rig.topic("next").rows == [first, second]
+
+
+def test_a_successor_gives_out_no_row_that_others_may_still_know(rig: Rig) -> None:
+    rig.start()
+    rig.ask(17, new_topic("before"))
+    version = rig.broker.memory.positions.get(Position.TABLES)
+    rig.broker.start("coordinator", CoordinatorActor)
+    rig.actor = rig.start()
+    for name in ROW_WRITERS:
+        rig.broker.memory.positions.set_role(slot_of(name), RoleCell.TABLES_SEEN, version - 1)
+    rig.actor.state.topics.hold_rows()
+    number = rig.send(17, new_topic("orders"))
+    assert rig.tables.topic("orders") is None
+    assert rig.actor.wake_at_ns() is not None
+    rig.read_tables()
+    rig.turn()
+    rig.read_tables()
+    rig.turn()
+    assert number in rig.answers()
+
+
+def test_a_deletion_without_room_for_its_note_is_said(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk; when there is room again it is ended."""
+    rig.ask(17, new_topic())
+    rig.broker.put(rig.topic("orders"))
+    save, full = files.save, [True]
+
+    def saving(disk: Any, path: Path, table: Any) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(disk, path, table)
+
+    monkeypatch.setattr("actormq.store.tables.save", saving)
+    answer = delete(rig, "orders")
+    assert answer.code == 1
+    assert "free some space" in str(answer.remark)
+    assert rig.tables.topic("orders") is None
+    full[0] = False
+    number = rig.send(17, new_topic())
+    rig.broker.clock.advance_ms(1_001)
+    rig.turn()
+    rig.read_tables()
+    rig.turn()
+    assert number in rig.answers()
+    assert "orders" in rig.file("deletedTopics.json")["deletedTopics"]
 
 
 def test_tables_that_are_full_of_changes_are_written_anew(

@@ -190,8 +190,8 @@ def delete(memory: Memory, topic: str, row: int) -> None:
     memory.publisher.publish(encode_entry(TopicGone(topic)))
 
 
-def make_again(memory: Memory, topic: str, row: int, incarnation: int) -> None:
-    memory.extents.open_row(row, incarnation, 0, 0)
+def make_again(memory: Memory, topic: str, row: int, incarnation: int, log_start: int = 0) -> None:
+    memory.extents.open_row(row, incarnation, 0, 0, log_start=log_start)
     entry = TopicEntry(topic, 6, 1, 1, 0, False, "SINGLE_TAG", {}, [row], [incarnation])
     memory.publisher.publish(encode_entry(entry))
 
@@ -221,6 +221,37 @@ def test_topic_made_again_begins_with_nothing(memory: Memory, seen_between: bool
     reader = QueueReader(RealDisk(), memory.root / consume_queue.FOLDER, memory.config.queue_file_entries)
     assert reader.entry("again", 0, 0)[0] == done.log_offset
     assert reader.entry("again", 0, 1) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("died", [True, False])
+@pytest.mark.parametrize("between", [True, False])
+def test_late_messages_of_the_dead_are_not_the_new_topics(memory: Memory, died: bool, between: bool) -> None:
+    """Deleted and made again while the dispatcher was behind, in sync mode by as much as a sync takes."""
+    memory.config = replace(memory.config, flush=FlushMode.SYNC)
+    rig = Rig(memory)
+    (row,) = memory.add_topic("again")
+    dead = [rig.store.put(topic=b"again", row=row) for _ in range(30)]
+    memory.positions.set(Position.FLUSHED, dead[9].log_end)
+    assert rig.run() == {row}
+    delete(memory, "again", row)
+    log_start = memory.positions.get(Position.APPENDED)
+    make_again(memory, "again", row, 1000, log_start)
+    if died:
+        rig.start().remove_stale()
+    memory.positions.set(Position.FLUSHED, dead[19].log_end)
+    assert rig.run() == set()
+    assert rig.dispatcher.take_removed() == [row]
+    if between:
+        memory.positions.set(Position.FLUSHED, log_start)
+        assert rig.run() == set()
+    done = [rig.store.put(topic=b"again", row=row, incarnation=1000) for _ in range(3)]
+    assert [put.queue_offset for put in done] == [0, 1, 2]
+    memory.positions.set(Position.FLUSHED, memory.positions.get(Position.APPENDED))
+    assert rig.run() == {row}
+    assert memory.extents.read(row) == (1000, 0, 3)
+    reader = QueueReader(RealDisk(), memory.root / consume_queue.FOLDER, memory.config.queue_file_entries)
+    assert [reader.entry("again", 0, n)[0] for n in range(3)] == [put.log_offset for put in done]
+    assert reader.entry("again", 0, 5) == (0, 0, 0)
 
 
 def test_topic_deleted_while_nobody_looked_is_removed_later(memory: Memory) -> None:

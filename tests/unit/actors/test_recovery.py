@@ -236,6 +236,48 @@ def test_death_halfway_is_begun_again(tmp_path: Path, name: str) -> None:
     assert [memory.extents.read(row)[1:] for row in topic.rows] == [(0, 5), (0, 5)]
 
 
+@pytest.mark.parametrize("name", [None, "recovery.recovered", "recovery.deletions-saved"])
+def test_a_deletion_that_had_begun_is_ended(tmp_path: Path, name: str | None) -> None:
+    """Topic, offsets and queues go; what comes next under the name begins behind what the log has."""
+    before, _ = used_store(tmp_path)
+    end = before.positions.get(Position.APPENDED)
+    config = tmp_path / "config"
+    config.mkdir(exist_ok=True)
+    stored = {"topicName": "topic", "readQueueNums": 2, "writeQueueNums": 2}
+    (config / "topics.json").write_text(json.dumps({"topicConfigTable": {"topic": stored}}))
+    offsets = {"offsetTable": {"topic@g": {"0": 3}, "other@g": {"0": 0}}}
+    (config / "consumerOffset.json").write_text(json.dumps(offsets))
+    (config / "deletedTopics.json").write_text('{"deletedTopics": {"topic": -1, "long gone": 0}}')
+    if name is not None:
+        with killing(name), pytest.raises(Died):
+            start(Memory(tmp_path))
+    memory = Memory(tmp_path)
+    store = start(memory)
+    assert store.deleted == {"topic": end}
+    assert tables_of(memory).topic("topic") is None
+    assert not (tmp_path / "consumequeue" / "topic").exists()
+    assert json.loads((config / "deletedTopics.json").read_text()) == {"deletedTopics": {"topic": end}}
+    assert list(json.loads((config / "consumerOffset.json").read_text())["offsetTable"]) == ["other@g"]
+    assert json.loads((config / "topics.json").read_text())["topicConfigTable"] == {}
+
+
+def test_rows_say_where_their_topic_begins(tmp_path: Path) -> None:
+    """The topic was made again: its rows know which records are not its own."""
+    before, _ = used_store(tmp_path)
+    end = before.positions.get(Position.APPENDED)
+    config = tmp_path / "config"
+    config.mkdir(exist_ok=True)
+    stored = {"topicName": "topic", "readQueueNums": 2, "writeQueueNums": 2}
+    (config / "topics.json").write_text(json.dumps({"topicConfigTable": {"topic": stored}}))
+    (config / "deletedTopics.json").write_text(json.dumps({"deletedTopics": {"topic": end}}))
+    memory = Memory(tmp_path)
+    start(memory)
+    topic = tables_of(memory).topic("topic")
+    assert topic is not None
+    assert [memory.extents.read(row)[1:] for row in topic.rows] == [(0, 0), (0, 0)]
+    assert [memory.extents.log_start(row) for row in topic.rows] == [end, end]
+
+
 def test_file_at_the_end_of_the_log_is_there(tmp_path: Path) -> None:
     memory = Memory(tmp_path)
     start(memory)

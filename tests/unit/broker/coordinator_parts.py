@@ -31,6 +31,7 @@ class FakeView:
         self.extents: dict[tuple[str, int], tuple[int, int]] = {}
         self.records: dict[int, Record] = {}
         self.near = True
+        self.end = 5_000
 
     def extent(self, entry: TopicEntry, queue_id: int) -> tuple[int, int]:
         return self.extents.get((entry.name, queue_id), (0, 0))
@@ -43,6 +44,9 @@ class FakeView:
 
     def store_time(self, entry: TopicEntry, queue_id: int, queue_offset: int) -> int:
         return 1_000 + queue_offset
+
+    def log_end(self) -> int:
+        return self.end
 
     def runtime(self) -> dict[str, str]:
         return {"commitLogMaxOffset": "77"}

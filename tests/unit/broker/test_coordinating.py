@@ -6,10 +6,12 @@ import pytest
 from unit.broker.coordinator_parts import NOW, Bench, record
 
 from actormq.broker.coordinating import HEARTBEAT_BYTES_MAX, Settings
+from actormq.broker.deleting import Deletions
 from actormq.broker.groups import GroupConfig, Groups
+from actormq.broker.ledger_rows import offset_row, restore_row
 from actormq.broker.locks import Locks
 from actormq.broker.members import ConnectionKey
-from actormq.broker.offsets import Offsets
+from actormq.broker.offsets import OffsetKey, Offsets
 from actormq.broker.outbox import Caller
 from actormq.broker.sending import PutStatus
 from actormq.broker.tables import (
@@ -20,11 +22,17 @@ from actormq.broker.tables import (
     SubscriptionEntry,
     Tables,
     TopicEntry,
+    TopicGone,
 )
 from actormq.broker.topics import TopicConfig, Topics, TopicSettings
 from actormq.wire.command import RemotingCommand
 
 GATEWAY = ConnectionKey("gateway-0", 1, 0)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
 
 
 def test_the_first_life_publishes_all_that_every_broker_has() -> None:
@@ -573,12 +581,205 @@ def test_deleting_a_topic_publishes_the_high_water_mark_of_incarnations() -> Non
     bench.good(17, TOPIC)
     entry = bench.state.tables.topic("orders")
     assert entry is not None
-    bench.state._topic_changed(bench.state.topics.delete("orders"), NOW)
+    assert bench.ask(215, {"topic": "orders"}) is None
     assert bench.state.outbox.closed == entry.rows
     successor = restarted(bench)
     change = successor.state.topics.put(TopicConfig(name="orders", read_queues=1, write_queues=1))
     assert change.opened[0].row == entry.rows[0]
     assert change.opened[0].incarnation > entry.row_incarnations[0]
+
+
+def fence_of(bench: Bench) -> int:
+    """Return the ticket that the writer is asked for."""
+    (append,) = bench.state.outbox.appends
+    return append.ticket
+
+
+def test_a_topic_is_deleted_once_the_writer_and_the_disk_know(bench: Bench) -> None:
+    """Noted first, rows closed, then gone; answered when where it ended is durable, and everyone knows."""
+    bench.good(17, TOPIC)
+    rows = bench.state.topics.table["orders"].rows
+    bench.state.take()
+    assert bench.ask(215, {"topic": "orders"}) is None
+    box = bench.state.outbox
+    assert box.deleted_changed
+    assert bench.state.topics.deletions.log_ends == {"orders": -1}
+    assert box.closed == rows
+    assert TopicGone("orders") in box.entries
+    assert box.topics_changed
+    ticket = fence_of(bench)
+    bench.state.take()
+    bench.state.appended(ticket, PutStatus.TOPIC_GONE, -1)
+    assert bench.state.outbox.deleted_changed
+    assert bench.state.topics.deletions.log_ends == {"orders": 5_000}
+    assert not bench.state.outbox.replies
+    bench.state.deletions_saved(NOW)
+    reply = bench.reply()
+    assert reply.command is not None
+    assert (reply.command.code, reply.tables, reply.registration) == (0, True, True)
+    assert not bench.state.deleting
+
+
+def test_a_name_is_free_only_when_its_end_is_noted(bench: Bench) -> None:
+    """Creations by anyone wait: of administrators, senders, and heartbeats (retry topics)."""
+    bench.good(17, TOPIC)
+    bench.beat(topics=["orders"])
+    bench.state.take()
+    assert bench.ask(215, {"topic": "orders"}) is None
+    ticket = fence_of(bench)
+    assert bench.ask(17, TOPIC) is None
+    caller = Caller(ConnectionKey("gateway-0", 1, 0), 77, "", 0)
+    bench.state.need_topic(caller, "orders", "TBW102", 4, 0, NOW)
+    assert bench.ask(215, {"topic": "orders"}) is None
+    assert bench.ask(17, {**TOPIC, "topic": "others"}) is not None
+    assert bench.state.waiting
+    bench.state.take()
+    bench.state.appended(ticket, PutStatus.TOPIC_GONE, -1)
+    assert not bench.state.outbox.opened
+    bench.state.deletions_saved(NOW)
+    # The first deletion is answered; then the topic is made, asked for, and deleted once more.
+    opened = bench.state.outbox.opened
+    assert {row.log_start for row in opened} == {5_000}
+    assert {row.incarnation for row in opened}.isdisjoint({1})
+    answered = [(reply.request_id, reply.needed) for reply in bench.state.outbox.replies]
+    assert (77, (0, None)) in answered
+    assert bench.state.topics.deletions.is_pending("orders")
+
+    dlq = "%RETRY%g"
+    bench.state.take()
+    assert bench.ask(215, {"topic": dlq}) is None
+    assert bench.beat("c2", topics=["orders"]) is None
+    assert "c2" not in str(bench.state.members.groups["g"].client_ids())
+    bench.state.appended(fence_of(bench), PutStatus.TOPIC_GONE, -1)
+    bench.state.deletions_saved(NOW)
+    assert bench.state.topics.table[dlq].row_incarnations
+    assert "c2" in bench.state.members.groups["g"].client_ids()
+
+
+def test_rows_of_a_deleted_topic_rest_until_nobody_writes_into_them() -> None:
+    """A creation that needs them waits; one that does not gets others."""
+    settings = TopicSettings(cluster="c", broker="broker-a", rows_max=64)
+    bench = Bench(topics=Topics(settings))
+    free = bench.state.topics.rows_free
+    many = {**TOPIC, "readQueueNums": str(free), "writeQueueNums": str(free)}
+    bench.good(17, many)
+    bench.state.take()
+    bench.ask(215, {"topic": "orders"})
+    bench.state.appended(fence_of(bench), PutStatus.TOPIC_GONE, -1)
+    bench.state.deletions_saved(NOW)
+    bench.state.take()
+    assert bench.ask(17, TOPIC) is None
+    bench.state.settle(NOW)
+    assert bench.reply().command is not None
+    assert bench.state.topics.get("orders") is not None
+
+
+def test_offsets_go_with_their_topic(bench: Bench) -> None:
+    """Of every group; the ledger and the file are told; a topic that is not there may have some, too."""
+    bench.good(17, TOPIC)
+    bench.good(17, {**TOPIC, "topic": "others"})
+    for topic in ("orders", "others"):
+        for queue_id in ("0", "1"):
+            fields = {"consumerGroup": "g", "topic": topic, "queueId": queue_id, "commitOffset": "70"}
+            bench.good(15, fields)
+    bench.state.take()
+    bench.ask(215, {"topic": "orders"})
+    box = bench.state.take()
+    assert box.unsaved_offsets == {"orders"}
+    assert [(key.topic, key.queue_id) for key, _ in box.offset_rows] == [("orders", 0), ("orders", 1)]
+    assert bench.state.offsets.topics_of("g") == ["others"]
+    # What consumers of it still say of it does not count.
+    bench.state.commit([("g", "orders", 0, 71)], NOW)
+    assert bench.state.offsets.topics_of("g") == ["others"]
+    offsets, locks = Offsets(), Locks()
+    offsets.restore(OffsetKey("orders", "g", 0), 70)
+    for key, offset in box.offset_rows:
+        restore_row(offset_row(key, offset), offsets, locks)
+    assert offsets.get(OffsetKey("orders", "g", 0)) is None
+    assert offsets.table() == {}
+
+    bench.state.offsets.restore(OffsetKey("unknown", "g", 0), 5)
+    bench.good(215, {"topic": "unknown"})
+    assert bench.state.offsets.topics_of("g") == ["others"]
+    assert bench.state.outbox.unsaved_offsets == {"unknown"}
+
+
+def test_retry_topics_of_pop_go_with_their_topic(bench: Bench) -> None:
+    for name in ("orders", "%RETRY%g_orders", "%RETRY%g+orders", "%RETRY%g"):
+        bench.state.topics.put(TopicConfig(name=name))
+    fields = {"consumerGroup": "g", "topic": "orders", "queueId": "0", "commitOffset": "70"}
+    bench.good(15, fields)
+    bench.ask(215, {"topic": "orders"})
+    assert [name for name in bench.state.topics.table if "orders" in name] == []
+    assert bench.state.topics.get("%RETRY%g") is not None
+
+
+def test_system_topics_stay(bench: Bench) -> None:
+    """So does RocketMQ; and a blank name is none."""
+    for name in ("TBW102", "SCHEDULE_TOPIC_XXXX", "rmq_sys_x", " "):
+        answer = bench.ask(215, {"topic": name})
+        assert answer is not None
+        assert answer.code == 29
+    assert bench.state.topics.get("SCHEDULE_TOPIC_XXXX") is not None
+
+
+def test_a_deletion_that_cannot_be_noted_is_said_and_goes_on(bench: Bench) -> None:
+    """Full disk: an error at once; the name stays taken until it could be noted."""
+    bench.good(17, TOPIC)
+    bench.state.take()
+    bench.ask(215, {"topic": "orders"})
+    ticket = fence_of(bench)
+    bench.state.deletions_unsaved("no room")
+    reply = bench.reply()
+    assert reply.command is not None
+    assert (reply.command.code, reply.command.remark) == (1, "no room")
+    assert bench.ask(17, TOPIC) is None
+    bench.state.take()
+    bench.state.appended(ticket, PutStatus.TOPIC_GONE, -1)
+    bench.state.deletions_saved(NOW)
+    assert bench.state.topics.get("orders") is not None
+
+
+def test_a_successor_ends_what_was_begun() -> None:
+    """It finds the note, whether the tables still have the topic or not."""
+    for gone in (False, True):
+        bench = Bench(topics=Topics(TopicSettings(cluster="c", broker="broker-a", rows_max=300)))
+        bench.good(17, TOPIC)
+        bench.ask(215, {"topic": "orders"})
+        if not gone:
+            bench.good(17, {**TOPIC, "topic": "again"})
+        deletions = Deletions(dict(bench.state.topics.deletions.log_ends))
+        entries = bench.state.tables.topics.values()
+        topics = Topics(bench.state.topics.settings, entries, 1000, deletions)
+        successor = Bench(topics=topics)
+        assert successor.ask(17, TOPIC) is None
+        successor.state.appended(successor.begun.appends[0].ticket, PutStatus.TOPIC_GONE, -1)
+        successor.state.deletions_saved(NOW)
+        assert successor.state.topics.table["orders"].row_incarnations[0] >= 1000
+
+
+def test_too_many_that_wait_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actormq.broker.coordinating.WAITING_MAX", 2)
+    bench.good(17, TOPIC)
+    bench.ask(215, {"topic": "orders"})
+    assert [bench.ask(17, TOPIC) for _ in range(2)] == [None, None]
+    answer = bench.ask(17, TOPIC)
+    assert answer is not None
+    assert (answer.code, str(answer.remark)[:10]) == (2, "[OVERLOAD]")
+    caller = Caller(ConnectionKey("gateway-0", 1, 0), 77, "", 0)
+    bench.state.need_topic(caller, "orders", "TBW102", 4, 0, NOW)
+    assert bench.reply().needed is not None
+    assert bench.reply().needed[0] == 2  # type: ignore[index]
+
+
+def test_notes_of_deletions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the log does not hold any more goes, then the oldest; a name that is not free yet stays."""
+    monkeypatch.setattr("actormq.broker.deleting.NOTES_MAX", 3)
+    deletions = Deletions({"c": 30, "a": 10, "d": 40, "b": 20, "e": 50})
+    deletions.begin(["p"], 1)
+    assert deletions.forget(10)
+    assert deletions.log_ends == {"d": 40, "e": 50, "p": -1}
+    assert not deletions.forget(10)
 
 
 def test_a_request_is_answered_on_its_own_gateway() -> None:

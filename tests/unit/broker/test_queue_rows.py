@@ -57,3 +57,22 @@ def test_snapshot_replaces_everything() -> None:
     rows.apply(True, [topic("t", [1]), topic("u", [2])])
     assert rows.apply(True, [topic("u", [2])]) == [QueueRow("t", 0, 1, 1)]
     assert rows.rows == {(b"u", 0): 2}
+
+
+def test_topic_made_again_waits_for_its_own_part_of_the_log() -> None:
+    """Until the log has been followed to where it begins, records of its name are the dead topic's."""
+    rows = QueueRows({1: 0, 2: 500, 3: 500, 4: 700}.__getitem__)
+    rows.reach(100)
+    rows.apply(True, [topic("old", [1]), topic("t", [2, 3], 9), topic("u", [4])])
+    assert rows.rows == {(b"old", 0): 1}
+    assert set(rows.queues) == {1, 2, 3, 4}
+    assert rows.next_start() == 500
+    rows.reach(499)
+    assert rows.next_start() == 500
+    rows.reach(500)
+    assert rows.rows == {(b"old", 0): 1, (b"t", 0): 2, (b"t", 1): 3}
+    assert rows.next_start() == 700
+    assert [queue.row for queue in rows.apply(False, [encode_entry(TopicGone("u"))])] == [4]
+    assert rows.next_start() is None
+    rows.apply(False, [topic("u", [2])])
+    assert rows.rows[b"u", 0] == 2

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from actormq.broker.deleting import NotYet
 from actormq.broker.tables import TopicEntry, TopicGone
 from actormq.broker.topics import (
     Rows,
@@ -72,13 +73,19 @@ class TopicsMachine(RuleBasedStateMachine):
         self.topics = Topics(TopicSettings(cluster="c", broker="b", rows_max=40))
         self.open: dict[int, int] = {}
         self.seen: set[tuple[int, int]] = set()
+        self.unsettled = 0
 
     @rule(name=st.sampled_from("pqr"), read=st.integers(0, 9), write=st.integers(0, 9))
     def put(self, name: str, read: int, write: int) -> None:
         before = self.topics.get(name)
         try:
             change = self.topics.put(TopicConfig(name=name, read_queues=read, write_queues=write))
+        except NotYet:
+            assert self.unsettled
+            assert self.topics.get(name) is before
+            return
         except RequestError:
+            assert not self.unsettled
             assert self.topics.get(name) is before
             return
         for row in change.opened:
@@ -97,11 +104,18 @@ class TopicsMachine(RuleBasedStateMachine):
             assert change.entry == TopicGone(name)
             for row in change.closed:
                 del self.open[row]
+                self.unsettled += 1
+
+    @rule()
+    def settle(self) -> None:
+        self.topics.settle()
+        self.unsettled = 0
 
     @rule()
     def restart(self) -> None:
         table = list(self.topics.table.values())
         self.topics = Topics(self.topics.settings, table, self.topics.row_incarnation_next)
+        self.unsettled = 0
 
     @invariant()
     def rows_belong_to_one_queue(self) -> None:
@@ -110,7 +124,7 @@ class TopicsMachine(RuleBasedStateMachine):
         ]
         assert dict(pairs) == self.open
         assert len(pairs) == len(self.open)
-        assert self.topics.rows_free == 40 - len(pairs)
+        assert self.topics.rows_free == 40 - len(pairs) - self.unsettled
 
 
 TestTopics = TopicsMachine.TestCase

@@ -477,7 +477,7 @@ class TestQueueOffsets:
     def test_begins_behind_what_a_scan_found(self, kernel: Any) -> None:
         """After the writer's death the log may hold more than the dispatcher has done."""
         rig = Rig(kernel)
-        rig.encoder.resume({(b"topic", 3): 317, (b"topic", 4): 200})
+        rig.encoder.resume({(b"topic", 3): (317, 0), (b"topic", 4): (200, 0)})
         rig.producer.try_push(request(row=3, queue_id=3))
         rig.producer.try_push(request(row=3, queue_id=3))
         rig.producer.try_push(request(row=2, queue_id=4))
@@ -488,10 +488,21 @@ class TestQueueOffsets:
 
     def test_dispatched_beyond_the_scan_wins(self, kernel: Any) -> None:
         rig = Rig(kernel)
-        rig.encoder.resume({(b"topic", 3): 250})
+        rig.encoder.resume({(b"topic", 3): (250, 0)})
         rig.producer.try_push(request(row=3))
         rig.take()
         assert rig.answers()[0].queue_offset == 300
+
+    def test_records_of_a_deleted_topic_do_not_count(self, kernel: Any) -> None:
+        """The scan finds the dead topic's last record; the row says that the new one begins behind it."""
+        for last_record, begins in ((4_999, 0), (5_000, 317)):
+            rig = Rig(kernel)
+            cells = rig.rows.cast("Q")
+            cells[26], cells[29] = 0, 5_000
+            rig.encoder.resume({(b"topic", 3): (317, last_record)})
+            rig.producer.try_push(request(row=3, queue_id=3))
+            rig.take()
+            assert rig.answers()[0].queue_offset == begins
 
     def test_topic_made_again_starts_where_its_row_says(self, kernel: Any) -> None:
         rig = Rig(kernel)

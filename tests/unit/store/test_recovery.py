@@ -25,9 +25,10 @@ from actormq.errors import StoreForeign
 from actormq.kernels import records
 from actormq.store import checkpoint, marks, tables
 from actormq.store.checkpoint import Checkpoint
-from actormq.store.commit_log import file_name
+from actormq.store.commit_log import LogReader, file_name
 from actormq.store.consume_queue import QueueFiles
 from actormq.store.log_scan import next_record
+from actormq.store.queue_bounds import find_bounds
 from actormq.store.recovery import RecoveredStore, recover
 
 FILE = 1 << 20
@@ -336,6 +337,93 @@ def test_a_deleted_topic_does_not_make_all_queues_new() -> None:
     found = again(disk)
     assert found.scanned_bytes < FILE
     assert (found.queues["t", 0].min, found.queues["t", 0].max) == (20, 21)
+
+
+def delete(store: SmallStore, topic: str, queues: int = 2) -> int:
+    """Delete a topic as coordinator and dispatcher do; return where its messages end."""
+    for queue_id in range(queues):
+        store.queue_files.remove_queue(topic, queue_id)
+        store.next_offset.pop((topic, queue_id), None)
+    store.disk.remove_folder(ROOT / "consumequeue" / topic)
+    return store.end
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_the_dead_do_not_return(rebuild: bool) -> None:
+    """Messages of a deleted topic are in the log, some not yet dispatched: no queue is made of them."""
+    disk = MemoryDisk()
+    store = fill(disk)
+    store.append([Message(number, "t", 0) for number in range(20, 25)] + [Message(25, "u", 0)])
+    dead = delete(store, "t")
+    store.append([Message(26, "u", 0)])
+    found = again(disk, deleted={"t": dead}, rebuild=rebuild)
+    assert list(found.queues) == [("u", 0)]
+    assert (found.queues["u", 0].min, found.queues["u", 0].max) == (0, 2)
+    assert found.deleted == {"t": dead}
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_only_the_new_topics_messages_are_in_its_queues(rebuild: bool, count: int) -> None:
+    """Made again under its name, before a crash, with or without messages."""
+    disk = MemoryDisk()
+    store = fill(disk)
+    store.append([Message(number, "t", 0) for number in range(20, 25)])
+    dead = delete(store, "t")
+    store.append([Message(30 + number, "t", 0) for number in range(count)])
+    found = again(disk, deleted={"t": dead}, rebuild=rebuild)
+    expected = {("t", 0): (0, count)} if count else {}
+    assert {queue: (extent.min, extent.max) for queue, extent in found.queues.items()} == expected
+    files = QueueFiles(disk, ROOT / "consumequeue", 100)
+    bounds = find_bounds(files, LogReader(disk, LOG, FILE), "t", 0, 0, 1 << 60)
+    assert (bounds.max, bounds.sound) == (count, True)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_queue_files_of_the_dead_go(clean: bool) -> None:
+    """The dispatcher had not come to it; after a clean stop nothing else is looked at."""
+    disk = MemoryDisk()
+    store = fill(disk)
+    dead = store.end
+    if clean:
+        del store.next_offset["t", 0], store.next_offset["t", 1]
+        store.stop()
+    else:
+        store.append([Message(20, "u", 0)])
+    found = again(disk, deleted={"t": dead})
+    assert ("t", 0) not in found.queues or clean
+    assert not disk.listdir(ROOT / "consumequeue" / "t")
+
+
+def test_a_deletion_that_had_only_begun_is_ended() -> None:
+    """Nobody may have used the name since: all that the log has of it is dead."""
+    disk = MemoryDisk()
+    store = fill(disk)
+    store.append([Message(20, "t", 0), Message(21, "u", 0)])
+    found = again(disk, deleted={"t": tables.PENDING})
+    assert list(found.queues) == [("u", 0)]
+    assert found.deleted == {"t": found.log_end}
+
+
+def test_what_comes_after_a_lost_tail_is_not_dead() -> None:
+    """The log was cut before the place that was noted: the new topic's messages come there."""
+    disk = MemoryDisk()
+    store = fill(disk)
+    end = store.end
+    found = again(disk, deleted={"t": end + 5_000})
+    assert found.deleted == {"t": end}
+    store = SmallStore(disk, small_config(), 200_000)
+    store.append([Message(20, "t", 0)])
+    found = again(disk, deleted=found.deleted)
+    assert (found.queues["t", 0].min, found.queues["t", 0].max) == (0, 1)
+
+
+def test_a_deletion_is_forgotten_with_its_messages() -> None:
+    disk = MemoryDisk()
+    store = fill(disk, 40)
+    for number in range(4):
+        store.log.remove(number * FILE)
+    assert again(disk, deleted={"x": 4 * FILE, "y": 4 * FILE + 1}).deleted == {"y": 4 * FILE + 1}
 
 
 def test_names_that_would_leave_the_store_are_in_no_queue() -> None:
