@@ -74,6 +74,7 @@ TABLE_CODES: Final = frozenset(
         RequestCode.UNLOCK_BATCH_MQ,
         RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
         RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST,
+        RequestCode.DELETE_SUBSCRIPTIONGROUP,
     }
 )
 """Codes that may change the tables: answered when every live gateway knows them."""
@@ -196,6 +197,7 @@ class Coordinator:
             RequestCode.DELETE_TOPIC_IN_BROKER: self._delete_topic,
             RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: self._update_group,
             RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST: self._update_groups,
+            RequestCode.DELETE_SUBSCRIPTIONGROUP: self._delete_group,
         }
 
     # --- beginning and time --------------------------------------------------------------------------
@@ -472,10 +474,23 @@ class Coordinator:
                 self._commit(OffsetKey(topic, group, queue_id), offset, now)
 
     def _commit(self, key: OffsetKey, offset: int, now: Now) -> bool:
+        if self._is_of_the_dead(key, offset):
+            return True
         known = self.offsets.commit(key, offset, now.wall_ms)
         if known:
             self.outbox.offset_rows.append((key, offset))
         return known
+
+    def _is_of_the_dead(self, key: OffsetKey, offset: int) -> bool:
+        """Say whether a commit is older than its topic: of the one of that name that was deleted.
+
+        Clients repeat what they know every few seconds.  Taken over, the group would pass over as much of
+        the new topic as it had consumed of the old one.
+        """
+        if key.topic not in self.topics.deletions.log_ends:
+            return False
+        entry = self.topics.table[key.topic]
+        return 0 <= key.queue_id < len(entry.rows) and offset > self.view.extent(entry, key.queue_id)[1]
 
     # --- locks ---------------------------------------------------------------------------------------
 
@@ -637,6 +652,17 @@ class Coordinator:
         body = read_body(json.loads(request.body), _GroupsBody, "list of groups")
         for config in [group_from_json(item) for item in body.group_config_list]:
             self._put_group(config, now)
+        return RemotingCommand.response_to(request, ResponseCode.SUCCESS)
+
+    def _delete_group(self, caller: Caller, request: RemotingCommand, now: Now) -> RemotingCommand:
+        """Delete a group's configuration, its offsets only when asked to; one that is not there, too."""
+        name = text_field(request.fields, "groupName")
+        gone = self.groups.delete(name)
+        if gone is not None:
+            self.publish(gone)
+            self._bump_groups(now)
+        if bool_field(request.fields, "cleanOffset", False):
+            self.outbox.offset_rows += [(key, FORGOTTEN) for key in self.offsets.forget_group(name)]
         return RemotingCommand.response_to(request, ResponseCode.SUCCESS)
 
     def _put_group(self, config: GroupConfig, now: Now) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from actormq.broker.bodies import read_body
 from actormq.broker.sending import check_group_name, group_fault, group_missing
-from actormq.broker.tables import GroupEntry
+from actormq.broker.tables import GroupEntry, GroupGone
 from actormq.errors import RequestError, ResponseCode
 
 SYSTEM_GROUPS: Final = (
@@ -119,6 +119,10 @@ class Groups:
         self._check_room(name)
         self.table[name] = GroupConfig(group_name=name)
         return self.entry(name)
+
+    def delete(self, name: str) -> GroupGone | None:
+        """Remove a group's configuration; None = there is none."""
+        return GroupGone(name) if self.table.pop(name, None) is not None else None
 
     def _check_room(self, name: str) -> None:
         if name not in self.table and len(self.table) >= self.groups_max:

@@ -124,6 +124,17 @@ class Offsets:
         self.changed |= bool(gone)
         return gone
 
+    def forget_group(self, group: str) -> list[OffsetKey]:
+        """Forget what `group` has committed; return which queues that were."""
+        gone = [
+            OffsetKey(topic, group, queue_id)
+            for topic in self.topics_of(group)
+            for queue_id in self._table.pop((topic, group))
+        ]
+        self._count -= len(gone)
+        self.changed |= bool(gone)
+        return gone
+
     def rows(self) -> Iterator[tuple[OffsetKey, int]]:
         """Yield every committed offset."""
         for (topic, group), queues in self._table.items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from actormq.errors import (
+    ClientError,
     ConfigError,
     ConnectFailed,
     ConnectionLost,
@@ -146,6 +147,22 @@ class Cluster:
             except UNREACHABLE:
                 continue
         return json.loads(self._remote.ask(last, code, fields).body)
+
+    def tell_all(self, code: int, fields: dict[str, str]) -> None:
+        """Ask every name server for the same change.
+
+        Raises:
+            ConnectFailed, ConnectionLost, RequestTimeout, RequestRefused: of the first that did not do it;
+                all have been asked.
+        """
+        failure: ClientError | None = None
+        for address in self._addresses:
+            try:
+                self._remote.ask(address, code, fields)
+            except ClientError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def brokers(self, *, masters_only: bool = False) -> list[Broker]:
         """Return all registered brokers, by name and id."""

@@ -1,7 +1,8 @@
-"""topic: make topics, list them, and say what is in one."""
+"""topic: make topics, list them, say what is in one, delete them."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from actormq.errors import ConfigError
 from actormq.message import DLQ_PREFIX, RETRY_PREFIX, SYSTEM_TOPIC_PREFIX, SYSTEM_TOPICS, TEMPLATE_TOPIC
 from actormq.wire.headers import RequestCode
 
-app = typer.Typer(no_args_is_help=True, help="Topics: create, list, status.")
+app = typer.Typer(no_args_is_help=True, help="Topics: create, list, status, delete.")
 
 
 @app.command()
@@ -43,7 +44,40 @@ def create(
     if as_json:
         print_json({"topic": topic, "queues": queues, "brokers": [master.name for master in masters]})
     else:
-        say(f"topic {topic}: {queues} queues on {', '.join(master.name for master in masters)}")
+        say(f"topic {topic}: {queues} queues on {_names(masters)}")
+
+
+@app.command()
+def delete(
+    topic: Annotated[str, typer.Argument(help="The topic's name.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    namesrv: Namesrv = NAMESRV_DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Delete a topic with its messages and its groups' offsets, on every broker and name server.
+
+    Asks first when a person is there.  Messages stay in the log until that is too old, but nobody is served
+    them any more, not even in a new topic of that name.
+
+    Example: actormq topic delete orders --yes
+    """
+    with Remote() as remote:
+        cluster = Cluster(remote, namesrv)
+        serving = {item["brokerName"] for item in cluster.route(topic)["brokerDatas"]}
+        masters = [broker for broker in cluster.brokers(masters_only=True) if broker.name in serving]
+        if sys.stdin.isatty() and not yes:
+            typer.confirm(f"Delete {topic} on {_names(masters)}?", abort=True, err=True)
+        for master in masters:
+            remote.ask(master.address, RequestCode.DELETE_TOPIC_IN_BROKER, {"topic": topic})
+        cluster.tell_all(RequestCode.DELETE_TOPIC_IN_NAMESRV, {"topic": topic})
+    if as_json:
+        print_json({"topic": topic, "brokers": [master.name for master in masters]})
+    else:
+        say(f"topic {topic} deleted on {_names(masters)}")
+
+
+def _names(brokers: list[Broker]) -> str:
+    return ", ".join(broker.name for broker in brokers)
 
 
 def _masters(cluster: Cluster, name: str | None) -> list[Broker]:

@@ -73,3 +73,19 @@ def test_a_refused_message_comes_back_through_the_retry_topic(dev: Dev) -> None:
 def test_mqadmin_sees_the_cluster(dev: Dev) -> None:
     """The official tool finds our broker through our name server."""
     assert dev.broker in rocketmq.mqadmin("clusterList", "-n", dev.namesrv)
+
+
+def test_mqadmin_deletes_topics_and_groups(dev: Dev) -> None:
+    """From brokers and name servers; a system topic stays."""
+    created = rocketmq.mqadmin("updateTopic", "-n", dev.namesrv, "-c", "DefaultCluster", "-t", "Doomed")
+    assert "success" in created
+    rocketmq.run_client("5", "send", dev.namesrv, "Doomed", "sync", 5, "a", 30)
+    rocketmq.run_client("5", "consume", dev.namesrv, "Doomed", "doomed-group", "*", 5, 90)
+    words = ("-n", dev.namesrv, "-c", "DefaultCluster")
+    assert "delete topic [Doomed] from NameServer success" in rocketmq.mqadmin(
+        "deleteTopic", *words, "-t", "Doomed"
+    )
+    assert "Doomed" not in rocketmq.mqadmin("topicList", "-n", dev.namesrv).split()
+    assert "delete" in rocketmq.mqadmin("deleteSubGroup", *words, "-g", "doomed-group", "-r", "true")
+    assert "doomed-group" not in rocketmq.mqadmin("topicList", "-n", dev.namesrv)
+    assert "conflict with system topic" in rocketmq.mqadmin("deleteTopic", *words, "-t", "TBW102")

@@ -11,13 +11,14 @@ from actormq.broker.groups import GroupConfig, Groups
 from actormq.broker.ledger_rows import offset_row, restore_row
 from actormq.broker.locks import Locks
 from actormq.broker.members import ConnectionKey
-from actormq.broker.offsets import OffsetKey, Offsets
+from actormq.broker.offsets import FORGOTTEN, OffsetKey, Offsets
 from actormq.broker.outbox import Caller
 from actormq.broker.sending import PutStatus
 from actormq.broker.tables import (
     ConsumerGroupOffline,
     ConsumerGroupOnline,
     GroupEntry,
+    GroupGone,
     OwnTables,
     SubscriptionEntry,
     Tables,
@@ -702,6 +703,42 @@ def test_offsets_go_with_their_topic(bench: Bench) -> None:
     bench.good(215, {"topic": "unknown"})
     assert bench.state.offsets.topics_of("g") == ["others"]
     assert bench.state.outbox.unsaved_offsets == {"unknown"}
+
+
+def test_commits_of_the_dead_do_not_count(bench: Bench) -> None:
+    """A consumer repeats how far it was in the deleted topic; the new one of that name has less."""
+    bench.good(17, TOPIC)
+    bench.ask(215, {"topic": "orders"})
+    bench.state.appended(fence_of(bench), PutStatus.TOPIC_GONE, -1)
+    bench.state.deletions_saved(NOW)
+    bench.good(17, TOPIC)
+    bench.view.extents["orders", 0] = (0, 5)
+    fields = {"consumerGroup": "g", "topic": "orders", "queueId": "0"}
+    for offset, stored in (("70", None), ("5", 5), ("6", 5), ("4", 4)):
+        bench.good(15, {**fields, "commitOffset": offset})
+        assert bench.state.offsets.get(OffsetKey("orders", "g", 0)) == stored
+    bench.state.commit([("g", "orders", 0, 71)], NOW)
+    assert bench.state.offsets.get(OffsetKey("orders", "g", 0)) == 4
+
+
+def test_a_group_is_deleted(bench: Bench) -> None:
+    """Its offsets only when asked to, as with RocketMQ; one that is not there is no error."""
+    bench.good(17, TOPIC)
+    fields = {"consumerGroup": "g", "topic": "orders", "queueId": "0", "commitOffset": "70"}
+    bench.good(15, fields)
+    bench.state.take()
+    bench.good(207, {"groupName": "g"})
+    assert bench.state.groups.get("g") is None
+    assert bench.state.outbox.entries == [GroupGone("g")]
+    assert bench.state.outbox.groups_changed
+    assert bench.reply().tables
+    key = OffsetKey("orders", "g", 0)
+    assert bench.state.offsets.get(key) == 70
+    bench.state.take()
+    bench.good(207, {"groupName": "g", "cleanOffset": "true"})
+    assert bench.state.outbox.offset_rows == [(key, FORGOTTEN)]
+    assert not bench.state.outbox.groups_changed
+    assert bench.state.offsets.table() == {}
 
 
 def test_retry_topics_of_pop_go_with_their_topic(bench: Bench) -> None:
