@@ -16,8 +16,8 @@ from actormq_process import PATIENCE_S, Dev, dev_in
 
 from actormq.cli.remote import Remote
 from actormq.client.consumer import Consumer
-from actormq.client.messages import ReceivedMessage
 from actormq.client.producer import Producer
+from actormq.client.received import ReceivedMessage
 from actormq.client.results import StartFrom
 from actormq.client.settings import ConsumerSettings
 from actormq.errors import ActorMQError, RequestRefused, ResponseCode
