@@ -270,9 +270,10 @@ class TransferLimits:
     memory_bytes: int = 256 * 1024
     disk_messages: int = 8
     disk_bytes: int = 64 * 1024
-    native_messages: int = 1024
+    native_messages: int = 8_192
     """Our own client says how much it wants; this is the most that it gets."""
     native_bytes: int = 1024 * 1024
+    native_disk_bytes: int = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +293,11 @@ def share(header: PullHeader, limits: TransferLimits, *, in_memory: bool, native
         in_memory: where the first message lies (`MEMORY_PART`).
         native: asked by our own client, whose buffers we know.
     """
-    if in_memory:
-        messages = limits.native_messages if native else limits.memory_messages
-        size = limits.native_bytes if native else limits.memory_bytes
+    if native:
+        messages = limits.native_messages
+        size = limits.native_bytes if in_memory else limits.native_disk_bytes
+    elif in_memory:
+        messages, size = limits.memory_messages, limits.memory_bytes
     else:
         messages, size = limits.disk_messages, limits.disk_bytes
     wanted_bytes = size if header.bytes_max is None else max(header.bytes_max, BYTES_WANTED_MIN)

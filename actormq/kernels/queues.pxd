@@ -1,11 +1,12 @@
 # cython: boundscheck=False, wraparound=False
 # C types of queues.py.
 cimport cython
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_GET_SIZE, PyByteArray_Resize
 from libc.string cimport memchr, memcmp
 
 from actormq.kernels.atomics cimport amq_prefetch
 from actormq.kernels.records cimport (
+    advance, copy_bytes,
     check_record, load_i16, load_i32, load_i64, pointer, pointer_const, store_i32, store_i64)
 
 cdef enum:
@@ -35,6 +36,12 @@ cdef inline int index_hash(unsigned int value) noexcept:
     if <int>value >= 0:
         return <int>value
     return 0 if value == 0x80000000u else <int>(0u - value)
+
+cdef inline bytearray new_bytes(Py_ssize_t size):
+    return PyByteArray_FromStringAndSize(NULL, size)
+
+cdef inline unsigned char *bytes_to(bytearray data) noexcept:
+    return <unsigned char *>PyByteArray_AS_STRING(data)
 
 cdef inline bint equal_bytes(
         const unsigned char *data, Py_ssize_t at, const unsigned char *other, Py_ssize_t other_at,
@@ -117,3 +124,6 @@ cpdef object cut_index(object view, Py_ssize_t slots, long long entries_max, lon
 @cython.locals(out=cython.p_uchar, entries_at=cython.Py_ssize_t, used=cython.int, number=cython.longlong,
                slot=cython.Py_ssize_t)
 cpdef object relink_index(object view, Py_ssize_t slots, bytearray emptied, long long first, long long end)
+@cython.locals(end=cython.Py_ssize_t, copied=bytearray, out=cython.p_uchar, at=cython.Py_ssize_t,
+               log_offset=cython.longlong, count=cython.Py_ssize_t, start=cython.longlong)
+cpdef bytearray gather(object view, long long base_log_offset, list ranges, Py_ssize_t size)

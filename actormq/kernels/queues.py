@@ -29,7 +29,9 @@ assert KEY.size == KEY_BYTES
 
 if not cython.compiled:
     from actormq.kernels.records import (
+        advance,
         check_record,
+        copy_bytes,
         load_i16,
         load_i32,
         load_i64,
@@ -61,6 +63,14 @@ if not cython.compiled:
     def numbers(view: Any) -> Any:
         """Return the numbers in `view`; compiled, a C pointer."""
         return view
+
+    def new_bytes(size: int) -> bytearray:
+        """Return memory; compiled, whatever was in it."""
+        return bytearray(size)
+
+    def bytes_to(data: bytearray) -> memoryview:
+        """Return where `data` lies; compiled, a C pointer."""
+        return memoryview(data)
 
     def equal_bytes(data: memoryview, at: int, other: memoryview, other_at: int, size: int) -> bool:
         """Say whether `size` bytes are the same."""
@@ -577,3 +587,26 @@ def select(
         ranges.append((range_start, range_end - range_start))
     examined = at // 20
     return Selection(ranges, messages, total, first_queue_offset + examined, examined)
+
+
+def gather(view: Any, base_log_offset: int, ranges: list[tuple[int, int]], size: int) -> bytearray | None:
+    """Return a copy of log ranges, one behind the other; None when one lies outside the file.
+
+    Args:
+        view: one log file.
+        base_log_offset: the log offset of its first byte.
+        ranges: (log offset, bytes), as `select` returns them.
+        size: bytes of all ranges together.
+    """
+    data = pointer_const(memoryview(view))
+    end = len(view)
+    copied = new_bytes(size)
+    out = bytes_to(copied)
+    at = 0
+    for log_offset, count in ranges:
+        start = log_offset - base_log_offset
+        if start < 0 or count < 0 or start + count > end or at + count > size:
+            return None
+        copy_bytes(out, at, advance(data, start), count)
+        at += count
+    return copied if at == size else None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from actormq.errors import ResponseCode, StoreError, StoreForeign
+from actormq.kernels.queues import gather
 from actormq.message import LogOffset
 from actormq.store.disk import BytesLike, Disk
 
@@ -26,6 +27,8 @@ MAKING_PREFIX: Final = "making-"
 """Of files that are being made, in the store's root: RocketMQ would refuse a folder with one of them."""
 MAKING_SUFFIX: Final = ".making"
 """Of the same, when the folder is on another file system than the root."""
+SLICE_BYTES_MIN: Final = 16 * 1024
+"""A slice that is sent as a part of its own costs some microseconds on either side: no less than a copy."""
 _NAME = re.compile(r"\d{20}")
 
 
@@ -280,6 +283,22 @@ class LogReader:
         if log_offset < 0 or at + size > self.file_bytes:
             raise LogRemoved(f"no {size} bytes at log offset {log_offset} lie in one file")
         return self.file(log_offset - at)[at : at + size]
+
+    def parts(self, ranges: list[tuple[int, int]], size: int) -> tuple[BytesLike, ...]:
+        """Return the bytes of log ranges: slices of the maps, or one copy where the ranges are short.
+
+        Args:
+            ranges: (log offset, bytes).
+            size: bytes of all ranges together.
+        Raises:
+            LogRemoved: as `view`.
+        """
+        if len(ranges) > 1 and size < len(ranges) * SLICE_BYTES_MIN:
+            base = ranges[0][0] - ranges[0][0] % self.file_bytes
+            copied = gather(self.file(base), base, ranges, size)
+            if copied is not None:
+                return (copied,)
+        return tuple(self.view(at, count) for at, count in ranges)
 
     def forget(self, below: int) -> None:
         """Drop the maps of files that end at or before log offset `below` (the cleaner removes them)."""

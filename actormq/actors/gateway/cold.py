@@ -12,19 +12,59 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple
 
+from actormq.kernels.queues import gather
 from actormq.store.commit_log import file_name
 
 OLD_BYTES: Final = 256 * 1024 * 1024
 """What is this near to the log's end was written or read a moment ago: it is read through the map."""
 THREADS: Final = 2
 JOBS_MAX: Final = 64
+GAP_BYTES_MAX: Final = 4_096
+"""Ranges that are nearer to each other are read as one: the disk gives whole pages anyway."""
 _DESCRIPTORS_MAX: Final = 16
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 
 Ranges = list[tuple[int, int]]
-Then = Callable[["bytes | None"], None]
+Then = Callable[["bytes | bytearray | None"], None]
+
+
+class Stretch(NamedTuple):
+    """Ranges that are read at once."""
+
+    log_offset: int
+    size: int
+    ranges: Ranges
+    wanted: int
+    """Bytes of the ranges."""
+
+
+def stretches(ranges: Ranges, file_bytes: int) -> list[Stretch]:
+    """Return what to read for `ranges`: those that are near to each other in one file together."""
+    found: list[Stretch] = []
+    begin = end = wanted = 0
+    some: Ranges = []
+    for at, size in ranges:
+        if some and 0 <= at - end <= GAP_BYTES_MAX and begin // file_bytes == at // file_bytes:
+            some.append((at, size))
+            wanted += size
+        else:
+            if some:
+                found.append(Stretch(begin, end - begin, some, wanted))
+            begin, wanted, some = at, size, [(at, size)]
+        end = at + size
+    if some:
+        found.append(Stretch(begin, end - begin, some, wanted))
+    return found
+
+
+class Place(NamedTuple):
+    """Where a stretch lies."""
+
+    fd: int
+    at: int
+    stretch: Stretch
 
 
 class ColdReader:
@@ -48,7 +88,7 @@ class ColdReader:
         self._call_soon = call_soon
         self._old_bytes = old_bytes
         self._descriptors: OrderedDict[int, int] = OrderedDict()
-        self._jobs: SimpleQueue[tuple[list[tuple[int, int, int]], Then]] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[list[Place], Then]] = SimpleQueue()
         self._under_way = 0
         self._threads: list[threading.Thread] = []
 
@@ -62,7 +102,10 @@ class ColdReader:
         Returns False, having done nothing, when too much is being read already.
         """
         try:
-            places = [(self._descriptor(at), at % self._file_bytes, size) for at, size in ranges]
+            places = [
+                Place(self._descriptor(one.log_offset), one.log_offset % self._file_bytes, one)
+                for one in stretches(ranges, self._file_bytes)
+            ]
         except FileNotFoundError:
             then(None)
             return True
@@ -74,7 +117,7 @@ class ColdReader:
             return False
         self._under_way += 1
         # Descriptors of the job's own: ours may be closed before it is done.
-        self._jobs.put(([(os.dup(fd), at, size) for fd, at, size in places], then))
+        self._jobs.put(([place._replace(fd=os.dup(place.fd)) for place in places], then))
         if len(self._threads) < min(THREADS, self._under_way):
             thread = threading.Thread(target=self._work, name="cold reads", daemon=True)
             self._threads.append(thread)
@@ -97,32 +140,39 @@ class ColdReader:
         while True:
             places, then = self._jobs.get()
             try:
-                data: bytes | None = b"".join([os.pread(fd, size, at) for fd, at, size in places])
+                data = _read(places, 0)
             except OSError:
                 data = None
-            for fd, _, _ in places:
-                os.close(fd)
-            if data is not None and len(data) != sum(size for _, _, size in places):
-                data = None
+            for place in places:
+                os.close(place.fd)
             self._call_soon(lambda then=then, data=data: self._done(then, data))  # type: ignore[misc]
 
-    def _done(self, then: Then, data: bytes | None) -> None:
+    def _done(self, then: Then, data: bytes | bytearray | None) -> None:
         self._under_way -= 1
         then(data)
 
 
-def _read_now(places: list[tuple[int, int, int]]) -> bytes | None:
+def _read_now(places: list[Place]) -> bytes | bytearray | None:
     """Return the bytes if all of them are in memory; None when the disk would be asked."""
     if not _NOWAIT:
         return None
+    try:
+        return _read(places, _NOWAIT)
+    except OSError:  # EAGAIN, or a file system that cannot tell
+        return None
+
+
+def _read(places: list[Place], flags: int) -> bytes | bytearray | None:
+    """Return the bytes of all ranges joined; None when a file ends before, or not all is in memory."""
     parts = []
-    for fd, at, size in places:
-        part = bytearray(size)
-        try:
-            count = os.preadv(fd, [part], at, _NOWAIT)
-        except OSError:  # EAGAIN, or a file system that cannot tell
+    for place in places:
+        stretch = place.stretch
+        part = bytearray(stretch.size)
+        if os.preadv(place.fd, [part], place.at, flags) != stretch.size:
             return None
-        if count != size:
-            return None
+        if stretch.wanted < stretch.size:
+            picked = gather(part, stretch.log_offset, stretch.ranges, stretch.wanted)
+            assert picked is not None
+            part = picked
         parts.append(part)
-    return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

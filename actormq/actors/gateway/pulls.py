@@ -35,6 +35,7 @@ from actormq.broker.pulling import (
 from actormq.broker.tables import Tables
 from actormq.errors import RequestError, ResponseCode
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES, select
+from actormq.net.tcp import Buffer
 from actormq.shm.extents import Extent, Extents
 from actormq.store.commit_log import LogReader, LogRemoved
 from actormq.store.consume_queue import QueueReader, QueueRemoved
@@ -94,7 +95,7 @@ class ColdRanges(Protocol):
         """Whether what lies so far behind the log's end may be out of memory."""
         ...
 
-    def read(self, ranges: Ranges, then: Callable[[bytes | None], None]) -> bool:
+    def read(self, ranges: Ranges, then: Callable[[bytes | bytearray | None], None]) -> bool:
         """Read, and call `then` (None: it is gone), at once when all is in memory; False: too busy."""
         ...
 
@@ -127,7 +128,7 @@ class Found:
     status: PullStatus
     next_offset: int
     extent: Extent
-    parts: tuple[memoryview, ...] = ()
+    parts: tuple[Buffer, ...] = ()
     messages: int = 0
     bytes: int = 0
     cold: Ranges | None = None
@@ -252,12 +253,12 @@ class Pulls:
     def _fetch(self, pull: _Pull, planned: PullPlan, found: Found, ranges: Ranges) -> None:
         """Answer when the ranges have been read, here or by a thread that may wait for the disk."""
 
-        def then(data: bytes | None) -> None:
+        def then(data: bytes | bytearray | None) -> None:
             if data is None:
                 gone = Found(PullStatus.MESSAGE_WAS_REMOVING, found.next_offset, found.extent)
                 self._answer(pull, planned, gone)
             else:
-                self._answer(pull, planned, replace(found, parts=(memoryview(data),), cold=None))
+                self._answer(pull, planned, replace(found, parts=(data,), cold=None))
 
         assert self._cold is not None
         if not self._cold.read(ranges, then):
@@ -306,7 +307,7 @@ class Pulls:
                 chosen.ranges,
             )
         try:
-            parts = tuple(self._log.view(at, size) for at, size in chosen.ranges)
+            parts = self._log.parts(chosen.ranges, chosen.bytes)
         except LogRemoved:
             return Found(PullStatus.MESSAGE_WAS_REMOVING, chosen.next_queue_offset, extent)
         return Found(PullStatus.FOUND, chosen.next_queue_offset, extent, parts, chosen.messages, chosen.bytes)

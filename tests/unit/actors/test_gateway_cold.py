@@ -6,12 +6,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actormq.actors.gateway import cold
-from actormq.actors.gateway.cold import ColdReader
+from actormq.actors.gateway.cold import ColdReader, stretches
 from actormq.store.commit_log import file_name
 
 FILE_BYTES = 4096
@@ -55,7 +58,7 @@ RANGES = [(10, 100), (4000, 96), (FILE_BYTES, 500)]
 def test_what_is_in_memory_is_answered_at_once(folder: Path) -> None:
     """No thread, no waiting."""
     thread = Thread()
-    got: list[bytes | None] = []
+    got: list[bytes | bytearray | None] = []
     assert ColdReader(folder, FILE_BYTES, thread.call_soon).read(RANGES, got.append)
     if not got:  # a file system that cannot tell
         thread.run_one()
@@ -66,7 +69,7 @@ def test_what_is_not_is_read_by_a_thread(folder: Path, monkeypatch: pytest.Monke
     """The answer comes through the gateway's own thread; the file may be unlinked meanwhile."""
     monkeypatch.setattr(cold, "_read_now", lambda places: None)
     thread = Thread()
-    got: list[bytes | None] = []
+    got: list[bytes | bytearray | None] = []
     want = expected(folder, RANGES)
     assert ColdReader(folder, FILE_BYTES, thread.call_soon).read(RANGES, got.append)
     for path in folder.iterdir():
@@ -78,7 +81,7 @@ def test_what_is_not_is_read_by_a_thread(folder: Path, monkeypatch: pytest.Monke
 
 def test_a_range_that_is_gone(folder: Path) -> None:
     """None, not an error: the consumer goes on behind it."""
-    got: list[bytes | None] = []
+    got: list[bytes | bytearray | None] = []
     assert ColdReader(folder, FILE_BYTES, Thread().call_soon).read([(99 * FILE_BYTES, 10)], got.append)
     assert got == [None]
 
@@ -89,13 +92,67 @@ def test_no_more_jobs_than_the_bound(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cold, "JOBS_MAX", 3)
     thread = Thread()
     reader = ColdReader(folder, FILE_BYTES, thread.call_soon)
-    got: list[bytes | None] = []
+    got: list[bytes | bytearray | None] = []
     assert [reader.read(RANGES, got.append) for _ in range(4)] == [True, True, True, False]
     thread.run_one()
     assert reader.read(RANGES, got.append)
     for _ in range(3):
         thread.run_one()
     assert got == [expected(folder, RANGES)] * 4
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.integers(1, 60)), min_size=1, max_size=12), st.integers(0, 50)
+)
+def test_ranges_near_each_other_are_read_at_once(steps: list[tuple[int, int]], gap: int) -> None:
+    """Nothing is lost or moved; one read never reaches over a file's end, or over a gap that is too long."""
+    ranges, at = [], 0
+    for skipped, size in steps:
+        at += skipped
+        if at % 1000 + size > 1000:  # no record reaches over the end of a file
+            at += 1000 - at % 1000
+        ranges.append((at, size))
+        at += size
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cold, "GAP_BYTES_MAX", gap)
+        found = stretches(ranges, 1000)
+    assert [one for stretch in found for one in stretch.ranges] == ranges
+    for stretch in found:
+        assert stretch.wanted == sum(size for _, size in stretch.ranges)
+        assert stretch.log_offset == stretch.ranges[0][0]
+        assert stretch.log_offset + stretch.size == sum(stretch.ranges[-1])
+        assert stretch.log_offset // 1000 == (stretch.log_offset + stretch.size - 1) // 1000
+        assert all(b[0] - sum(a) <= gap for a, b in pairwise(stretch.ranges))
+    for before, after in pairwise(found):
+        is_far = after.log_offset - before.log_offset - before.size > gap
+        assert is_far or before.log_offset // 1000 != after.log_offset // 1000
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_lies_between_ranges_is_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """Read with them, by either way, and not sent."""
+    if not at_once:
+        monkeypatch.setattr(cold, "_read_now", lambda places: None)
+    thread = Thread()
+    got: list[bytes | bytearray | None] = []
+    ranges = [(0, 10), (20, 10), (1000, 50), (FILE_BYTES + 5, 5), (FILE_BYTES + 11, 5)]
+    assert ColdReader(folder, FILE_BYTES, thread.call_soon).read(ranges, got.append)
+    if not got:
+        thread.run_one()
+    assert got == [expected(folder, ranges)]
+
+
+def test_a_file_that_is_too_short(folder: Path) -> None:
+    """Gone, as far as anyone can tell; nothing is answered with half of it."""
+    thread = Thread()
+    got: list[bytes | bytearray | None] = []
+    os.truncate(folder / file_name(0), 50)
+    assert ColdReader(folder, FILE_BYTES, thread.call_soon).read([(0, 100)], got.append)
+    if not got:
+        thread.run_one()
+    assert got == [None]
 
 
 def test_only_old_ranges_are_asked_for() -> None:
@@ -110,7 +167,7 @@ def test_descriptors_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cold, "_DESCRIPTORS_MAX", 1)
     reader = ColdReader(folder, FILE_BYTES, Thread().call_soon)
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
-    got: list[bytes | None] = []
+    got: list[bytes | bytearray | None] = []
     for turn in range(10):
         reader.read([(turn % 2 * FILE_BYTES, 10)], got.append)
     if before:

@@ -506,3 +506,22 @@ def test_compiled_and_uncompiled_agree(messages: list[dict[str, Any]], noise: An
     view = memoryview(log).toreadonly()
     answers = [queues.dispatch(view, 0, len(log), BASE, ROWS, DELAYS) for queues in MODES]
     assert answers[0] == answers[1]
+
+
+@both
+@given(
+    data=st.binary(max_size=200),
+    ranges=st.lists(st.tuples(st.integers(-5, 220), st.integers(-2, 40)), max_size=8),
+    off_by=st.sampled_from([0, 0, 0, -1, 1]),
+)
+def test_gather_joins_ranges_of_one_file(
+    queues: Any, data: bytes, ranges: list[tuple[int, int]], off_by: int
+) -> None:
+    """In any order; None where one lies outside the file, or their sum is another than was said."""
+    size = sum(count for _, count in ranges) + off_by
+    if size < 0:
+        return
+    base = 1_000
+    lies_inside = all(at >= 0 and count >= 0 and at + count <= len(data) for at, count in ranges)
+    expected = b"".join(data[at : at + count] for at, count in ranges) if lies_inside and not off_by else None
+    assert queues.gather(data, base, [(base + at, count) for at, count in ranges], size) == expected

@@ -141,3 +141,30 @@ def test_on_a_real_disk(tmp_path: Path) -> None:
     assert bytes(held) == b"a" * 10 + bytes(990)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [file_name(0)]
     log.close()
+
+
+def test_short_ranges_are_copied_long_ones_are_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever way, the same bytes; ranges of two files are slices."""
+    monkeypatch.setattr("actormq.store.commit_log.SLICE_BYTES_MIN", 16)
+    disk = MemoryDisk()
+    files = LogFiles(disk, FOLDER, FILE)
+    for base in (0, FILE):
+        files.create(base)
+        files.append(base, [bytes((base // FILE * 7 + at) % 251 for at in range(FILE))])
+    reader = LogReader(disk, FOLDER, FILE)
+
+    def joined(ranges: list[tuple[int, int]]) -> bytes:
+        return b"".join(bytes(reader.view(at, size)) for at, size in ranges)
+
+    for ranges, count in [
+        ([(0, 10)], 1),
+        ([(0, 10), (20, 10), (50, 10)], 1),
+        ([(0, 30), (50, 30)], 2),
+        ([(FILE - 10, 10), (FILE, 10)], 2),
+    ]:
+        parts = reader.parts(ranges, sum(size for _, size in ranges))
+        assert (len(parts), b"".join(parts)) == (count, joined(ranges))
+    with pytest.raises(LogRemoved):
+        reader.parts([(2 * FILE, 10), (2 * FILE + 20, 10)], 20)
+    with pytest.raises(LogRemoved):
+        reader.parts([(0, 10), (FILE - 5, 10)], 20)
