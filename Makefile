@@ -6,10 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := $(wildcard actormq/kernels/*.py actormq/kernels/*.pxd actormq/kernels/*.h)
 PYTEST_ARGS ?=
+DIST ?= dist
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv kernels test lint type imports fmt demo bench interop soak loadtest docs clean
+.PHONY: help venv kernels test lint type imports fmt demo bench interop soak loadtest wheel docs clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -51,8 +52,15 @@ fmt: venv ## format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-demo: venv ## send real files through a broker that loses a consumer (FILES=...)
+ifdef WHEEL
+# A venv of its own, without a build tool, and nothing of this folder on Python's path but the demo's file.
+demo: ; $(PYTHON) -m venv --clear build/demo-venv
+	build/demo-venv/bin/python -m pip install -q --only-binary :all: "$(WHEEL)"
+	PYTHONSAFEPATH=1 PYTHONPATH= build/demo-venv/bin/python loadtest/demo.py $(FILES)
+else
+demo: venv ## send real files through a broker that loses a consumer (FILES=..., WHEEL=dist/...whl)
 	$(BIN)/python -m loadtest.demo $(FILES)
+endif
 
 bench: venv ## measure the broker on this machine, beside RocketMQ and Kafka (BENCH_ARGS=--quick)
 	$(BIN)/python -m loadtest.bench $(BENCH_ARGS)
@@ -65,6 +73,21 @@ soak: venv ## run the long tests
 
 loadtest: venv ## compare with RocketMQ and other brokers
 	$(BIN)/python -m loadtest.bench --only official native-produce native-consume $(BENCH_ARGS)
+
+$(VENV)/.wheel: pyproject.toml | venv
+	PYTHONWARNINGS=ignore ACTORMQ_PURE=1 $(BIN)/python -m pip install -q --no-build-isolation -e '.[wheel]'
+	@touch $@
+
+# The wheel is made of the sdist; every kernel must compile.  auditwheel names the oldest Linux that it runs on.
+wheel: venv $(VENV)/.wheel ## build the sdist and a wheel with compiled kernels in dist
+	rm -rf build/wheel && mkdir -p build/wheel "$(DIST)"
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)} \
+		ACTORMQ_PURE= ACTORMQ_KERNELS=required $(BIN)/python -m build --no-isolation --outdir build/wheel . \
+		> build/wheel/log 2>&1 || { cat build/wheel/log; exit 1; }
+	@if [ "$$(uname)" = Linux ]; then \
+		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir "$(DIST)" build/wheel/*.whl; \
+	else mv build/wheel/*.whl "$(DIST)"; fi
+	@mv build/wheel/*.tar.gz "$(DIST)" && ls -l "$(DIST)"
 
 $(VENV)/.docs: pyproject.toml | venv
 	PYTHONWARNINGS=ignore ACTORMQ_PURE=1 $(BIN)/python -m pip install -q --no-build-isolation -e '.[docs]'

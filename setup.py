@@ -1,7 +1,8 @@
-"""Build the kernels: every file of ``actormq/kernels`` becomes an extension where that can be done.
+"""Build the kernels, every file of ``actormq/kernels`` an extension; leave out of a wheel what is for tests.
 
 Nothing here is needed to run ActorMQ: without Cython, a compiler or Python's headers the install
 succeeds and the ``.py`` files are used; one kernel that fails to compile leaves the others compiled.
+``ACTORMQ_KERNELS=required`` makes each of these an error: a wheel for others has them all, or is none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import fcntl
 import importlib.machinery
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -20,6 +22,7 @@ from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 KERNELS = Path("actormq/kernels")
 HEADERS = sorted(KERNELS.glob("*.h"))
@@ -29,7 +32,15 @@ DIRECTIVES = {"language_level": 3, "show_performance_hints": False}
 """
 
 
+FAULT_POINT = re.compile(r"^( *)faults\.point\([^()\n]*\)$", re.MULTILINE)
+FAULT_POINTS_THERE = "COMPILED_IN: Final = True"
+"""In actormq/faults.py."""
+
+
 def _warn(sentence: str) -> None:
+    """Say what is missing; when nothing may be, end the build."""
+    if os.environ.get("ACTORMQ_KERNELS") == "required":
+        raise SystemExit(f"actormq: {sentence}")
     print(f"actormq: {sentence}", file=sys.stderr)
 
 
@@ -62,7 +73,7 @@ def _compiler() -> str | None:
 def kernels() -> list[Extension]:
     """Return one optional extension per kernel that Cython accepts."""
     if os.environ.get("ACTORMQ_PURE") == "1":
-        return []
+        return []  # asked for
     if not _compiler():
         _warn("no C compiler here, the kernels stay uncompiled")
         return []
@@ -100,6 +111,19 @@ def _alone() -> Iterator[None]:
 class BuildKernels(build_ext):
     """Compile what can be compiled; say which kernels stay Python."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = os.cpu_count()
+
+    def build_extensions(self) -> None:
+        """A kernel uses nothing but libc: no folder of this machine is to be searched where it is used."""
+        link = self.compiler.linker_so
+        self.compiler.set_executable(
+            "linker_so", [word for word in link if not word.startswith("-Wl,-rpath")]
+        )
+        super().build_extensions()
+
     def build_extension(self, ext: Extension) -> None:
         try:
             super().build_extension(ext)
@@ -107,5 +131,35 @@ class BuildKernels(build_ext):
             _warn(f"{ext.name} stays uncompiled: {trouble}")
 
 
-with _alone():
-    setup(ext_modules=kernels(), cmdclass={"build_ext": BuildKernels})
+def without_fault_points(name: str, source: str) -> str:
+    """Return a module as a wheel has it: each fault point a ``pass``, line for line.
+
+    Raises:
+        ValueError: a point is no statement of its own on one line, so it would stay.
+    """
+    if name == "actormq.faults":
+        if FAULT_POINTS_THERE not in source:
+            raise ValueError(f"{name} says no longer {FAULT_POINTS_THERE!r}")
+        return source.replace(FAULT_POINTS_THERE, FAULT_POINTS_THERE.replace("True", "False"))
+    source = FAULT_POINT.sub(r"\1pass", source)
+    if "faults.point" in source:
+        raise ValueError(f"{name} uses faults.point otherwise than as a statement on one line")
+    return source
+
+
+class BuildModules(build_py):
+    """Copy the modules without their fault points.  An editable install copies nothing."""
+
+    def build_module(self, module: str, module_file: str, package: Any) -> Any:
+        built = super().build_module(module, module_file, package)
+        copy = Path(built[0])
+        name = ".".join((package, module) if isinstance(package, str) else (*package, module))
+        source = copy.read_text("utf-8")
+        if (changed := without_fault_points(name, source)) != source:
+            copy.write_text(changed, "utf-8")
+        return built
+
+
+if __name__ == "__main__":
+    with _alone():
+        setup(ext_modules=kernels(), cmdclass={"build_ext": BuildKernels, "build_py": BuildModules})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ def serve(
     from actormq.actors.supervisor import Supervisor
 
     check_kernels()
+    check_faults(os.environ)
 
     def say_ready(supervisor: Supervisor) -> None:
         print(ready_line(supervisor.addresses, fronts), flush=True)
@@ -65,6 +66,14 @@ def check_kernels(machine: str | None = None) -> None:
             "install a C compiler and install actormq again"
         )
     warn(["the kernels are not compiled (no C compiler when actormq was installed): it works, slower"])
+
+
+def check_faults(environ: Mapping[str, str]) -> None:
+    """Say that nobody will die at the points that the environment names, where the build has none."""
+    from actormq import faults
+
+    if environ.get(faults.ENVIRONMENT) and not faults.COMPILED_IN:
+        warn([f"{faults.ENVIRONMENT} has no effect: fault points are left out of this build"])
 
 
 def ready_line(addresses: dict[str, tuple[str, int]], fronts: Sequence[tuple[str, str]]) -> str:

@@ -13,10 +13,14 @@ from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 PURE_ENVIRONMENT = "ACTORMQ_PURE"
 _FOLDER = Path(__file__).parent
+
+
+shadow = SimpleNamespace(compiled=False)
+"""All that a kernel's ``.py`` file uses of the module ``cython``, where that is not installed (ADR 31)."""
 
 
 class PureFinder:

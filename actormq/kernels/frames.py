@@ -8,7 +8,10 @@ C types.  A frame: u32 length (big-endian, of what follows), u8 header type, u24
 
 from __future__ import annotations
 
-import cython
+try:
+    import cython
+except ImportError:  # needed to compile only
+    from actormq.kernels import shadow as cython
 
 if not cython.compiled:
     from actormq.kernels.records import load_i32, pointer_const

@@ -16,7 +16,10 @@ import struct
 from array import array
 from typing import Any, Final, NamedTuple
 
-import cython
+try:
+    import cython
+except ImportError:  # needed to compile only
+    from actormq.kernels import shadow as cython
 
 ENTRY: Final = struct.Struct(">qiq")
 """A queue entry: log offset, record size, tags code (in the schedule topic: the delivery time)."""

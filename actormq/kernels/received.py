@@ -19,7 +19,10 @@ from collections.abc import Callable
 from itertools import count as counting
 from typing import Any, Final, NamedTuple
 
-import cython
+try:
+    import cython
+except ImportError:  # needed to compile only
+    from actormq.kernels import shadow as cython
 
 if not cython.compiled:
     from actormq.kernels.queues import find_properties, numbers

@@ -18,7 +18,10 @@ import zlib
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
-import cython
+try:
+    import cython
+except ImportError:  # needed to compile only
+    from actormq.kernels import shadow as cython
 
 MAGIC_V1: Final = -626843481
 MAGIC_V2: Final = -626843477

@@ -25,7 +25,10 @@ handshake of going to sleep is replaced by always ringing (`FENCED` is False).
 
 from __future__ import annotations
 
-import cython
+try:
+    import cython
+except ImportError:  # needed to compile only
+    from actormq.kernels import shadow as cython
 
 if cython.compiled:
     from cython.cimports.actormq.kernels.atomics import (

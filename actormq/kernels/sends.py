@@ -18,7 +18,10 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import cython
+try:
+    import cython
+except ImportError:  # needed to compile only
+    from actormq.kernels import shadow as cython
 
 if not cython.compiled:
     from actormq.kernels.batches import load_u32, load_u64, store_u32, store_u64
