@@ -5,7 +5,7 @@ the point of that name; several are separated by commas.  A role dies there in i
 successor shows how it recovers; ``2@writer.recovered`` is for the second life.  Nothing is armed without
 the variable: the module then binds `point` to a function that does nothing.
 
-A wheel has no fault points: the build makes a ``pass`` of each (setup.py, ADR 31).
+A wheel has no fault points: the build makes a ``pass`` of each (setup.py, ADR 34).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _FOLDER = Path(__file__).parent
 
 
 shadow = SimpleNamespace(compiled=False)
-"""All that a kernel's ``.py`` file uses of the module ``cython``, where that is not installed (ADR 31)."""
+"""All that a kernel's ``.py`` file uses of the module ``cython``, where that is not installed (ADR 34)."""
 
 
 class PureFinder:

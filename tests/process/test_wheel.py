@@ -121,7 +121,7 @@ def test_what_is_in_the_wheel(dist: Path) -> None:
     """Modules, kernels as source and compiled, py.typed, the licence; a tag that installs elsewhere."""
     (wheel,) = dist.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
+        names = {name for name in archive.namelist() if not name.endswith("/")}
         native = {name: archive.read(name) for name in names if name.endswith(".so")}
         metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "actormq").rglob("*.py")}
