@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from typing import Final
 
-import cython
+try:
+    import cython
+except ImportError:  # needed to compile only
+    from actormq.kernels import shadow as cython
 
 if not cython.compiled:
     from actormq.kernels.records import (
