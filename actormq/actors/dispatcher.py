@@ -16,12 +16,13 @@ from typing import ClassVar, Final
 
 from actormq import faults
 from actormq.actors.flusher import INDEX_TIMESTAMP, QUEUES_TIMESTAMP
-from actormq.actors.holder import ARRIVED_OVERFLOW
+from actormq.actors.holder import ARRIVED_OVERFLOW, PARKED
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.broker.delay import DelayLevels
 from actormq.broker.queue_rows import QueueRow, QueueRows
 from actormq.config import FlushMode, StoreConfig
 from actormq.kernels import queues, records
+from actormq.kernels.rings import FENCED
 from actormq.shm.extents import Extents
 from actormq.shm.positions import Position, Positions, RoleCell, role_of, slot_of
 from actormq.shm.ring import RingProducer
@@ -297,7 +298,10 @@ class DispatcherActor(ProcessActor):
         return self.state.rest_ns(self.context.clock.monotonic_ns())
 
     def _tell_holder(self, grown: list[int]) -> None:
+        """Name the rows that have grown, unless nobody waits for any."""
         if self._arrived is None:
+            return
+        if FENCED and not self.positions.role_after_fence(slot_of("holder"), PARKED):
             return
         for start in range(0, len(grown), ROWS_AN_ENTRY_MAX):
             rows = grown[start : start + ROWS_AN_ENTRY_MAX]

@@ -30,6 +30,8 @@ WAKE: Final = struct.Struct("<Q")
 
 ARRIVED_OVERFLOW: Final = RoleCell.COUNTER_7
 """The dispatcher counts here the times that it could not name a row: then all rows are looked at."""
+PARKED: Final = RoleCell.COUNTER_6
+"""The holder's cell: how many pulls it holds.  With none, the dispatcher need not tell what has grown."""
 _WAKES_AN_ENTRY_MAX: Final = 512
 _RETRY_NS: Final = 1_000_000
 
@@ -208,6 +210,8 @@ class HolderActor(ProcessActor):
         for client, gateway in self._gateways.items():
             if gateway.wakes:
                 self._send_wakes(client, gateway)
+        if busy:
+            self.positions.set_role(self.context.slot, PARKED, len(self.state))
         return busy
 
     def _take_parks(self, client: str, gateway: _Gateway) -> bool:
@@ -216,6 +220,8 @@ class HolderActor(ProcessActor):
             return False
         parks = [Park._make(PARK.unpack(entry)) for entry in entries]
         gateway.requests.release()
+        # Before the queues are looked at: what grows later is told, what grew before is seen.
+        self.positions.announce_role(self.context.slot, PARKED, len(self.state) + len(parks))
         self._wake(self.state.park(client, parks))
         return True
 

@@ -157,6 +157,17 @@ class Positions:
         """Publish a cell of the role in `slot`."""
         self.cells.store(cell_index(slot, cell), value)
 
+    def announce_role(self, slot: int, cell: RoleCell, value: int) -> None:
+        """As `set_role`, and let what is read next be newer: the other side of `role_after_fence`."""
+        self.cells.store_then_fence(cell_index(slot, cell), value)
+
+    def role_after_fence(self, slot: int, cell: RoleCell) -> int:
+        """As `role`, after everything that was published before is visible.
+
+        Who announces and then looks, and who publishes and then reads this: one of the two sees the other.
+        """
+        return self.cells.fence_then_load(cell_index(slot, cell))
+
     def add_role(self, slot: int, cell: RoleCell, value: int = 1) -> None:
         """Add to a counter, modulo 2**64."""
         self.cells.add(cell_index(slot, cell), value)

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actormq.actors.holder import ARRIVED, ARRIVED_OVERFLOW, Holder, HolderActor, Park, ParkPort
+from actormq.actors.dispatcher import DispatcherActor
+from actormq.actors.holder import ARRIVED, ARRIVED_OVERFLOW, PARKED, Holder, HolderActor, Park, ParkPort
 from actormq.clock import ManualClock
+from actormq.kernels.rings import FENCED
 from actormq.shm.extents import Extent, Extents
 from actormq.shm.positions import Positions, slot_of
 from actormq.shm.ring import RingProducer, ring_bytes, ring_init
@@ -225,6 +227,42 @@ def test_parks_and_wakes_travel_through_rings(role: Rig) -> None:
     drain(role)
     assert sorted(gateway.woken()) == [7, 8]
     assert role.bells["gateway-0"].rung == 1
+
+
+def test_the_dispatcher_is_silent_while_nobody_waits(role: Rig) -> None:
+    """The holder says how many wait before it looks at their queues; uncompiled nobody may rely on it."""
+    gateway = role.gateway("gateway-0")
+    dispatcher = DispatcherActor(role.context)
+    dispatcher._arrived = role.dispatcher()
+    drain(role)
+    rung = role.bells["holder"].rung
+    dispatcher._tell_holder([0])
+    assert role.bells["holder"].rung == rung + (0 if FENCED else 1)
+    gateway.try_park(park(1))
+    drain(role)
+    assert role.positions.role(role.context.slot, PARKED) == 1
+    role.extents.set_max(0, 1)
+    dispatcher._tell_holder([0])
+    drain(role)
+    assert gateway.woken() == [1]
+    assert role.positions.role(role.context.slot, PARKED) == 0
+
+
+def test_a_queue_that_grows_while_its_pull_is_parked_is_seen(
+    role: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number is there when the queue is looked at: whoever lets it grow later reads it."""
+    gateway = role.gateway("gateway-0")
+    seen = []
+    read = role.role.state._read
+    monkeypatch.setattr(
+        role.role.state,
+        "_read",
+        lambda row: (seen.append(role.positions.role(role.context.slot, PARKED)), read(row))[1],
+    )
+    gateway.try_park(park(1))
+    drain(role)
+    assert seen == [1]
 
 
 def test_an_overflow_means_to_look_at_all(role: Rig) -> None:
