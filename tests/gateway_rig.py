@@ -147,6 +147,7 @@ class ZmqPeer(TcpPeer):
         self.dealer = rig.peers.socket(zmq.DEALER)
         self.dealer.setsockopt(zmq.ROUTING_ID, identity)
         self.dealer.setsockopt(zmq.LINGER, 0)
+        self.losses = self.dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.dealer.connect("tcp://{}:{}".format(*rig.listeners["zmq"].getsockname()[:2]))
 
     def tell(self, command: RemotingCommand) -> None:
@@ -158,7 +159,13 @@ class ZmqPeer(TcpPeer):
             head, *body = self.dealer.recv_multipart(zmq.DONTWAIT)
             self.got.append(frame.decode_parts(head, b"".join(body)))
 
+    def has_lost_connection(self) -> bool:
+        """Whether its connection ended since the last call: what is sent until it knows may be lost."""
+        return bool(self.losses.poll(0)) and bool(self.losses.recv_multipart())
+
     def close(self) -> None:
+        self.dealer.disable_monitor()
+        self.losses.close(0)
         self.dealer.close(0)
 
 

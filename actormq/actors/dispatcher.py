@@ -138,6 +138,11 @@ class Dispatcher:
         """Where the wish for more is written."""
         return RoleCell.WANTED_FLUSHED if self._safe is Position.FLUSHED else RoleCell.WANTED_APPENDED
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `run` would find something (on a full disk only time brings it)."""
+        return self._tables.stale or (self.retry_at_ns is None and self.dispatched < self.safe)
+
     def run(self, wall_ms: int, now_ns: int) -> list[int] | None:
         """Dispatch the next stretch; return the rows that have grown, None when there is nothing to do.
 
@@ -293,6 +298,9 @@ class DispatcherActor(ProcessActor):
             self._ring_waiters()
         self.positions.set_role(self.context.slot, self.state.wanted, self.state.dispatched + 1)
         return grown is not None
+
+    def has_news(self) -> bool:
+        return self.state.has_news
 
     def rest_ns(self) -> int:
         return self.state.rest_ns(self.context.clock.monotonic_ns())

@@ -222,17 +222,17 @@ class ProcessActor(pykka.Actor):
     def _actor_loop_running(self) -> None:
         doorbell = self.context.doorbell
         while not self.actor_stopped.is_set():
-            busy = self._turn()
+            go_on = self._turn()
             rest_ns = self.rest_ns()
             if rest_ns:
                 time.sleep(rest_ns / 1e9)
-            if busy or rest_ns:
+            if go_on or rest_ns:
                 self._look_again = True
                 self.loop.wait(0)
             else:
                 doorbell.prepare_sleep()
-                if not self.has_news():
-                    self.loop.wait(self._sleep_until_ns())
+                has_news = self.has_news() or bool(self._calls)
+                self.loop.wait(0 if has_news else self._sleep_until_ns())
                 doorbell.woke(self._rung)
                 self._rung = False
 
@@ -252,10 +252,16 @@ class ProcessActor(pykka.Actor):
     # -- one turn
 
     def _turn(self) -> bool:
-        """Do all that is there to do; True when there was something."""
+        """Do all that is there to do; True when another turn must come before the role may sleep.
+
+        What is in the rings needs none: `has_news` looks at them last of all.
+        """
         now_ns = self.context.clock.monotonic_ns()
         self._beat(now_ns)
-        busy = self.on_batch()
+        batched = self.on_batch()
+        if batched:
+            self._look_again = True
+        busy = batched and self._stopping
         busy |= self._run_calls() | self._read_inbox() | self._tick(now_ns)
         busy |= self.loop.dispatch_zmq() | self.loop.dispatch_timers()
         busy |= self._read_kept()

@@ -245,6 +245,11 @@ class Writer:
         return True
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether some port has requests that the last `run` could not take."""
+        return self.wake_at_ns is not None or self.file_is_missing
+
+    @property
     def file_is_missing(self) -> bool:
         """Whether sends wait for the cleaner, or are refused."""
         return self._missing_since_ns is not None
@@ -375,6 +380,10 @@ class WriterActor(ProcessActor):
         if self.state.file_is_missing:
             self.context.doorbells["cleaner"].ring()
         return bool(moved)
+
+    def has_news(self) -> bool:
+        # A port that cannot go on does not keep us awake; but then only a whole look finds another one's.
+        return self.on_batch() if self.state.is_stuck else not self.state.idle
 
     def _ring_waiters(self) -> None:
         for slot in self.positions.waiters(RoleCell.WANTED_APPENDED, self.state.appended):

@@ -1235,6 +1235,7 @@ class TestStandstill:
         assert rig.gateway._pulls.parked == 0
         fresh = TcpPeer(rig)
         assert fresh.ask(send_request()).fields["queueOffset"] == "0"
+        rig.turn(native.has_lost_connection)
         assert native.ask(send_request()).fields["queueOffset"] == "1"
 
     def test_sends_that_waited_are_forgotten(self, tmp_path: Path) -> None:
