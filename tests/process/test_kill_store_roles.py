@@ -30,13 +30,14 @@ NOT_UNDER_LOAD = {
     "writer.recovered",
     "flusher.marked-clean",
     "dispatcher.queue-removed",
+    "dispatcher.holder-unrung",
     "cleaner.log-hidden",
     "cleaner.queues-hidden",
     "cleaner.log-file-removed",
     "cleaner.queue-files-removed",
     "cleaner.index-files-removed",
 }
-"""Points of starting, stopping and of removing old files: tested elsewhere."""
+"""Points of starting, stopping, of removing old files and of waking consumers: tested elsewhere."""
 
 
 def points(role: str) -> list[str]:
