@@ -1,7 +1,9 @@
 """cold: parts of the log that may have left the page cache, read without making the gateway wait for a disk.
 
-A range is first read with RWF_NOWAIT, which succeeds when all of it is in memory.  Otherwise one of a few
-threads reads it and the answer follows: one group that reads last week must not slow anyone's sends.
+Whether a range is in memory is tried with RWF_NOWAIT, into memory that nobody looks at: then it is sent from
+the map like any other.  (To send what was read would need new memory for every pull, which costs more than
+everything else.)  Otherwise one of a few threads reads it and the answer follows: one group that reads last
+week must not slow anyone's sends.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ JOBS_MAX: Final = 64
 GAP_BYTES_MAX: Final = 4_096
 """Ranges that are nearer to each other are read as one: the disk gives whole pages anyway."""
 _DESCRIPTORS_MAX: Final = 16
+_SCRATCH_BYTES: Final = 128 * 1024
+"""So small that it stays in the processor's cache."""
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 
 Ranges = list[tuple[int, int]]
@@ -91,27 +95,45 @@ class ColdReader:
         self._jobs: SimpleQueue[tuple[list[Place], Then]] = SimpleQueue()
         self._under_way = 0
         self._threads: list[threading.Thread] = []
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
 
     def is_old(self, distance: int) -> bool:
         """Whether what lies `distance` bytes behind the log's end may be out of memory."""
         return distance > self._old_bytes
 
+    def in_memory(self, ranges: Ranges) -> bool:
+        """Whether `ranges` can be read now without waiting for a disk."""
+        if not _NOWAIT:
+            return False
+        try:
+            return all(self._is_cached(*place) for place in self._places(ranges))
+        except OSError:  # EAGAIN; no such file; or a file system that cannot tell
+            return False
+
+    def _is_cached(self, fd: int, at: int, stretch: Stretch) -> bool:
+        end = at + stretch.size
+        while at < end:
+            piece = self._scratch[: min(end - at, _SCRATCH_BYTES)]
+            if os.preadv(fd, [piece], at, _NOWAIT) != len(piece):
+                return False
+            at += len(piece)
+        return True
+
+    def _places(self, ranges: Ranges) -> list[Place]:
+        return [
+            Place(self._descriptor(one.log_offset), one.log_offset % self._file_bytes, one)
+            for one in stretches(ranges, self._file_bytes)
+        ]
+
     def read(self, ranges: Ranges, then: Then) -> bool:
-        """Read `ranges` and call `then` with their bytes joined, None when they are gone.
+        """Have a thread read `ranges`; then call `then` with their bytes joined, None when they are gone.
 
         Returns False, having done nothing, when too much is being read already.
         """
         try:
-            places = [
-                Place(self._descriptor(one.log_offset), one.log_offset % self._file_bytes, one)
-                for one in stretches(ranges, self._file_bytes)
-            ]
+            places = self._places(ranges)
         except FileNotFoundError:
             then(None)
-            return True
-        data = _read_now(places)
-        if data is not None:
-            then(data)
             return True
         if self._under_way >= JOBS_MAX:
             return False
@@ -140,7 +162,7 @@ class ColdReader:
         while True:
             places, then = self._jobs.get()
             try:
-                data = _read(places, 0)
+                data = _read(places)
             except OSError:
                 data = None
             for place in places:
@@ -152,23 +174,13 @@ class ColdReader:
         then(data)
 
 
-def _read_now(places: list[Place]) -> bytes | bytearray | None:
-    """Return the bytes if all of them are in memory; None when the disk would be asked."""
-    if not _NOWAIT:
-        return None
-    try:
-        return _read(places, _NOWAIT)
-    except OSError:  # EAGAIN, or a file system that cannot tell
-        return None
-
-
-def _read(places: list[Place], flags: int) -> bytes | bytearray | None:
-    """Return the bytes of all ranges joined; None when a file ends before, or not all is in memory."""
+def _read(places: list[Place]) -> bytes | bytearray | None:
+    """Return the bytes of all ranges joined; None when a file ends before."""
     parts = []
     for place in places:
         stretch = place.stretch
         part = bytearray(stretch.size)
-        if os.preadv(place.fd, [part], place.at, flags) != stretch.size:
+        if os.preadv(place.fd, [part], place.at) != stretch.size:
             return None
         if stretch.wanted < stretch.size:
             picked = gather(part, stretch.log_offset, stretch.ranges, stretch.wanted)

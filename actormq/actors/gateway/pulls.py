@@ -95,8 +95,12 @@ class ColdRanges(Protocol):
         """Whether what lies so far behind the log's end may be out of memory."""
         ...
 
+    def in_memory(self, ranges: Ranges) -> bool:
+        """Whether they can be read without waiting."""
+        ...
+
     def read(self, ranges: Ranges, then: Callable[[bytes | bytearray | None], None]) -> bool:
-        """Read, and call `then` (None: it is gone), at once when all is in memory; False: too busy."""
+        """Read elsewhere, and call `then` (None: it is gone); False: too busy."""
         ...
 
 
@@ -296,7 +300,7 @@ class Pulls:
         chosen = select(entries, offset, taken.messages, taken.bytes, planned.tag_codes, log_min)
         if not chosen.messages:
             return Found(PullStatus.NO_MATCHED_MESSAGE, chosen.next_queue_offset, extent)
-        if self._cold is not None and self._cold.is_old(log_end - log_offset):
+        if self._waits_for_disk(log_end - log_offset, chosen.ranges):
             return Found(
                 PullStatus.FOUND,
                 chosen.next_queue_offset,
@@ -311,6 +315,11 @@ class Pulls:
         except LogRemoved:
             return Found(PullStatus.MESSAGE_WAS_REMOVING, chosen.next_queue_offset, extent)
         return Found(PullStatus.FOUND, chosen.next_queue_offset, extent, parts, chosen.messages, chosen.bytes)
+
+    def _waits_for_disk(self, distance: int, ranges: Ranges) -> bool:
+        """Whether what lies so far behind the log's end may have to come from a disk."""
+        cold = self._cold
+        return cold is not None and cold.is_old(distance) and not cold.in_memory(ranges)
 
     def _next_file(self, offset: int, extent: Extent) -> int:
         """Return where the queue goes on behind a file that is missing."""

@@ -22,7 +22,7 @@ from actormq.actors.coordinator import (
     Serve,
     Served,
 )
-from actormq.actors.gateway import cold, relay
+from actormq.actors.gateway import relay
 from actormq.actors.gateway.relay import COMMITS_KEPT_NS
 from actormq.actors.gateway.role import CROWD, REST_A_SEND_NS
 from actormq.broker.tables import BrokerEntry, GroupEntry, TopicGone
@@ -701,15 +701,14 @@ class TestPulling:
         assert message.commits == [("g", "t", 0, 3)]
 
     @pytest.mark.parametrize("in_memory", [True, False])
-    def test_what_is_old_is_read_by_descriptor(
+    def test_what_is_old_may_have_to_wait_for_the_disk(
         self, rig: Rig, peer: TcpPeer, monkeypatch: pytest.MonkeyPatch, in_memory: bool
     ) -> None:
-        """At once when the page cache has it, else by a thread while others are served."""
+        """From the map when the page cache has it, else by a thread while others are served."""
         self.put(rig, peer, 5)
         assert rig.gateway._pulls._cold is not None
         monkeypatch.setattr(rig.gateway._pulls._cold, "is_old", lambda distance: True)
-        if not in_memory:
-            monkeypatch.setattr(cold, "_read_now", lambda places: None)
+        monkeypatch.setattr(rig.gateway._pulls._cold, "in_memory", lambda ranges: in_memory)
         request = pull_request(queue_offset=1)
         peer.tell(request)
         assert peer.ask(send_request()).code == 0

@@ -55,19 +55,42 @@ def expected(folder: Path, ranges: list[tuple[int, int]]) -> bytes:
 RANGES = [(10, 100), (4000, 96), (FILE_BYTES, 500)]
 
 
-def test_what_is_in_memory_is_answered_at_once(folder: Path) -> None:
-    """No thread, no waiting."""
-    thread = Thread()
-    got: list[bytes | bytearray | None] = []
-    assert ColdReader(folder, FILE_BYTES, thread.call_soon).read(RANGES, got.append)
-    if not got:  # a file system that cannot tell
-        thread.run_one()
-    assert got == [expected(folder, RANGES)]
+def test_what_was_just_written_is_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of every range is tried, in pieces of any size; a disk is not asked."""
+    asked: list[tuple[int, int]] = []
+    read = os.preadv
+
+    def preadv(fd: int, parts: list[memoryview], at: int, flags: int = 0) -> int:
+        assert flags == cold._NOWAIT
+        asked.append((at, len(parts[0])))
+        return read(fd, parts, at)  # not every file system can tell
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(cold, "_NOWAIT", cold._NOWAIT or 8)
+    monkeypatch.setattr(cold, "_SCRATCH_BYTES", 100)
+    assert ColdReader(folder, FILE_BYTES, Thread().call_soon).in_memory(RANGES)
+    for at, size in RANGES:
+        missing = set(range(at % FILE_BYTES, at % FILE_BYTES + size))
+        for begin, count in asked:
+            missing -= set(range(begin, begin + count))
+        assert not missing
 
 
-def test_what_is_not_is_read_by_a_thread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["not cached", "half cached", "nobody can tell", "no such file"])
+def test_what_may_not_be_in_memory_is_not(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def preadv(fd: int, parts: list[memoryview], at: int, flags: int = 0) -> int:
+        if what == "half cached":
+            return len(parts[0]) // 2
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(cold, "_NOWAIT", 0 if what == "nobody can tell" else 8)
+    ranges = [(99 * FILE_BYTES, 10)] if what == "no such file" else RANGES
+    assert not ColdReader(folder, FILE_BYTES, Thread().call_soon).in_memory(ranges)
+
+
+def test_a_thread_reads(folder: Path) -> None:
     """The answer comes through the gateway's own thread; the file may be unlinked meanwhile."""
-    monkeypatch.setattr(cold, "_read_now", lambda places: None)
     thread = Thread()
     got: list[bytes | bytearray | None] = []
     want = expected(folder, RANGES)
@@ -88,7 +111,6 @@ def test_a_range_that_is_gone(folder: Path) -> None:
 
 def test_no_more_jobs_than_the_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it the pull is refused; when one is done there is room again."""
-    monkeypatch.setattr(cold, "_read_now", lambda places: None)
     monkeypatch.setattr(cold, "JOBS_MAX", 3)
     thread = Thread()
     reader = ColdReader(folder, FILE_BYTES, thread.call_soon)
@@ -128,19 +150,13 @@ def test_ranges_near_each_other_are_read_at_once(steps: list[tuple[int, int]], g
         assert is_far or before.log_offset // 1000 != after.log_offset // 1000
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_what_lies_between_ranges_is_left_out(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
-) -> None:
-    """Read with them, by either way, and not sent."""
-    if not at_once:
-        monkeypatch.setattr(cold, "_read_now", lambda places: None)
+def test_what_lies_between_ranges_is_left_out(folder: Path) -> None:
+    """Read with them, and not sent."""
     thread = Thread()
     got: list[bytes | bytearray | None] = []
     ranges = [(0, 10), (20, 10), (1000, 50), (FILE_BYTES + 5, 5), (FILE_BYTES + 11, 5)]
     assert ColdReader(folder, FILE_BYTES, thread.call_soon).read(ranges, got.append)
-    if not got:
-        thread.run_one()
+    thread.run_one()
     assert got == [expected(folder, ranges)]
 
 
@@ -150,8 +166,7 @@ def test_a_file_that_is_too_short(folder: Path) -> None:
     got: list[bytes | bytearray | None] = []
     os.truncate(folder / file_name(0), 50)
     assert ColdReader(folder, FILE_BYTES, thread.call_soon).read([(0, 100)], got.append)
-    if not got:
-        thread.run_one()
+    thread.run_one()
     assert got == [None]
 
 
@@ -167,8 +182,7 @@ def test_descriptors_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cold, "_DESCRIPTORS_MAX", 1)
     reader = ColdReader(folder, FILE_BYTES, Thread().call_soon)
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
-    got: list[bytes | bytearray | None] = []
     for turn in range(10):
-        reader.read([(turn % 2 * FILE_BYTES, 10)], got.append)
+        reader.in_memory([(turn % 2 * FILE_BYTES, 10)])
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before + 1
