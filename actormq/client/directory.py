@@ -114,6 +114,18 @@ class Directory:
             raise BrokerUnknown(f"no route names a master of broker {broker_name}")
         return await self.door(broker, 0, address)
 
+    def known_master(self, broker_name: str) -> Address | None:
+        """Return what `master_of` does, or None where it would have to ask, or raise."""
+        broker = self.table.broker(broker_name)
+        address = master_address(broker) if broker else None
+        if broker is None or address is None:
+            return None
+        if not self.allows_zmq:
+            return Address(f"tcp://{address}")
+        if 0 in broker.zmq_addresses:
+            return Address(f"zmq://{broker.zmq_addresses[0]}")
+        return self._doors.get(address)
+
     async def reader_of(self, broker_name: str, broker_id: int) -> tuple[int, Address]:
         """Return which of a broker's addresses to read from, preferably that of `broker_id`.
 

@@ -51,7 +51,7 @@ class Link:
     def __init__(self, address: Address, context: LinkContext) -> None:
         self.address = address
         self._context = context
-        self._waiting: dict[int, tuple[Callable[[Answer], None], int]] = {}
+        self._waiting: dict[int, tuple[Callable[[Answer], None], int, bool]] = {}
         self._lock = threading.Lock()
         self._broken: ActorMQError | None = None
         self._last_read_ns = 0
@@ -65,12 +65,29 @@ class Link:
         with self._lock:
             refusal = self._broken or self._overfull()
             if refusal is None:
-                self._waiting[command.opaque] = (on_answer, self._context.clock.monotonic_ns())
+                self._waiting[command.opaque] = (on_answer, self._context.clock.monotonic_ns(), False)
         if refusal is not None:
             error = refusal
             self._context.loop.call_soon(lambda: on_answer(error))
             return
         self.send(command)
+
+    def post(self, opaque: int, head: bytes, body: memoryview, on_answer: Callable[[Answer], None]) -> bool:
+        """Send a request whose bytes are made, if the link is open and takes more.
+
+        Args:
+            head: the frame up to its body, length prefix included.
+            on_answer: called by whatever thread reads the answer, perhaps before this returns.
+        """
+        with self._lock:
+            if not self.is_open or self._broken is not None or self._overfull() is not None:
+                return False
+            self._waiting[opaque] = (on_answer, self._context.clock.monotonic_ns(), True)
+        self._send_parts(head, body)
+        return True
+
+    def _send_parts(self, head: bytes, body: memoryview) -> None:
+        raise NotImplementedError
 
     def send(self, command: RemotingCommand) -> None:
         """Send a request or an answer; silently dropped when the link is broken."""
@@ -113,7 +130,7 @@ class Link:
         self.is_open = False
         self._shut()
         self._context.owner.on_closed(self, error)
-        for on_answer, _ in waiting.values():
+        for on_answer, _, _ in waiting.values():
             on_answer(error)
 
     def _fail_soon(self, error: ActorMQError) -> None:
@@ -142,14 +159,27 @@ class Link:
         self._last_read_ns = self._context.clock.monotonic_ns()
         self._context.owner.on_open(self)
 
+    # -- whatever thread reads
+
     def _received(self, command: RemotingCommand) -> None:
         if not command.is_response:
-            self._context.owner.on_request(self, command)
+            self._in_loop(lambda: self._context.owner.on_request(self, command))
             return
         with self._lock:
             entry = self._waiting.pop(command.opaque, None)
         if entry is not None:
-            entry[0](command)
+            on_answer, _, anywhere = entry
+            if anywhere:
+                on_answer(command)
+            else:
+                self._in_loop(lambda: on_answer(command))
+
+    def _in_loop(self, call: Callable[[], None]) -> None:
+        """Call in the loop's thread: at once where this is it."""
+        if self._context.loop.is_here():
+            call()
+        else:
+            self._context.loop.call_soon(call)
 
 
 def host_and_port(address: Address) -> tuple[str, int]:

@@ -110,6 +110,16 @@ def check_body(body: bytes, bytes_max: int = BODY_BYTES_MAX) -> None:
         raise MessageRejected(f"the body has {len(body)} bytes; at most {bytes_max} are allowed")
 
 
+def check_flag(flag: int) -> None:
+    """Refuse a flag for which a message has no room.
+
+    Raises:
+        MessageRejected: not 32 bits, signed.
+    """
+    if not -0x8000_0000 <= flag <= 0x7FFF_FFFF:
+        raise MessageRejected(f"flag {flag} does not fit into 32 bits, signed")
+
+
 def encode_user_properties(
     tags: str | None = None,
     keys: str | Iterable[str] = (),

@@ -62,6 +62,25 @@ class Network:
         else:
             self._loop.call_soon(lambda: self._ask(address, command, on_answer))
 
+    def post(
+        self,
+        address: Address,
+        opaque: int,
+        head: bytes,
+        body: memoryview,
+        on_answer: Callable[[Answer], None],
+    ) -> bool:
+        """Send a request whose bytes are made over the link that stands; False = none does, or it is full.
+
+        `on_answer` is called by whatever thread reads the answer, perhaps before this returns.
+        """
+        link = self._links.get(address)
+        return link is not None and link.post(opaque, head, body, on_answer)
+
+    def drop(self, address: Address, opaque: int) -> None:
+        """Stop waiting for the answer to what was posted; loop thread only."""
+        self._give_up(address, opaque)
+
     def _ask(self, address: Address, command: RemotingCommand, on_answer: Callable[[Answer], None]) -> None:
         if self._is_closed:
             on_answer(ClientClosed("the client is closed"))

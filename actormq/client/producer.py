@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from actormq.client.client import DEFAULT_PRODUCER_GROUP, Client
 from actormq.client.collecting import Collector, window_full
@@ -30,12 +30,13 @@ from actormq.client.sending import (
 from actormq.client.settings import ClientSettings, ProducerSettings, check_group
 from actormq.client.tasks import run_here
 from actormq.errors import ClientClosed, ClientError, RequestTimeout
+from actormq.kernels.collecting import Collecting
 
 T = TypeVar("T")
 log = logging.getLogger("actormq.client")
 
 
-class Producer:
+class Producer(Collecting):
     """Sends messages.
 
     ``with Producer("rocketmq://127.0.0.1:9876", group="shop") as producer: producer.send("orders", b"…")``
@@ -73,6 +74,7 @@ class Producer:
         )
         self._direct = session.direct
         self._collector = Collector(session, self._sender)
+        super().__init__(self._collector.window)
         self._lock = threading.Lock()
         self._state = "new"
 
@@ -103,6 +105,7 @@ class Producer:
         with self._lock:
             was_running, self._state = self._state == "running", "closed"
         if was_running:
+            self._collector.refuse()
             timeout_s = (timeout_ms or self.settings.send_timeout_ms) / 1000
             with suppress(ClientClosed):  # the client's thread may be dead
                 try:
@@ -194,24 +197,26 @@ class Producer:
         message = self._sender.single(as_message(body, options))
         self._run(self._sender.tell(topic, message, queue_choice(key, queue), self._direct.is_reachable))
 
-    def send_async(
+    if TYPE_CHECKING:
+        # Its docstring and its common way are `Collecting`'s, which cannot name the client's types.
+        def send_async(
+            self,
+            topic: str,
+            body: bytes | Message,
+            *,
+            key: str | None = None,
+            queue: QueueTarget | None = None,
+            **options: Unpack[MessageOptions],
+        ) -> SendFuture: ...
+
+    def _send_async(
         self,
         topic: str,
         body: bytes | Message,
-        *,
-        key: str | None = None,
-        queue: QueueTarget | None = None,
-        **options: Unpack[MessageOptions],
+        key: str | None,
+        queue: QueueTarget | None,
+        options: Any,
     ) -> SendFuture:
-        """Put a message into the window and return at once; the future knows what became of it.
-
-        Messages for one topic travel together in batches.  Messages with the same `key` (or named queue)
-        are stored in the order in which they were sent.  Blocks only while the window is full.
-
-        Raises:
-            WindowFull: it stayed full for `window_timeout_ms`.
-            RouteNotFound (only with `key` or a function), MessageRejected, ClientClosed.
-        """
         self._require_running()
         message = as_message(body, options)
         target = queue if isinstance(queue, MessageQueue) else self._target(topic, queue_choice(key, queue))

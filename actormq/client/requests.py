@@ -5,15 +5,17 @@ Source: wire.md §4, §6; RocketMQ protocol/header/**.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+from actormq.client.messages import encode_user_properties
 from actormq.client.results import MessageQueue, SendResult
 from actormq.errors import PeerError, RequestRefused, ResponseCode
 from actormq.message import TEMPLATE_TOPIC, QueueOffset, SendStatus
-from actormq.wire import json
+from actormq.wire import frame, json
 from actormq.wire.codes import RequestCode
 from actormq.wire.command import Language, RemotingCommand
 from actormq.wire.headers import SendHeader, encode_send_v2
@@ -25,7 +27,10 @@ _PULL_HAS_EXPRESSION: Final = 4
 
 
 def request(
-    code: RequestCode, fields: dict[str, str] | None = None, body: bytes = b"", oneway: bool = False
+    code: RequestCode,
+    fields: dict[str, str] | None = None,
+    body: bytes | memoryview = b"",
+    oneway: bool = False,
 ) -> RemotingCommand:
     """Return a request that says it comes from Python."""
     command = RemotingCommand.request(code, fields, body, oneway)
@@ -100,7 +105,7 @@ class Outgoing:
     Not frozen, nor is `Stored`: that takes a microsecond per field and send, and nobody changes them.
     """
 
-    body: bytes
+    body: bytes | memoryview
     properties: bytes
     message_ids: list[str]
     sys_flag: int = 0
@@ -147,6 +152,37 @@ def send(
     return request(code, encode_send_v2(header, queue.broker_name), message.body, oneway)
 
 
+class BatchHead:
+    """The frame's bytes before a batch's body, but for what differs from batch to batch.
+
+    Args:
+        queue: where to.
+        wait_stored: of all its messages.
+    """
+
+    _OPAQUE: Final = 1_123_456_789
+    _BORN_MS: Final = 1_987_654_321_012
+
+    def __init__(self, group: str, queue: MessageQueue, wait_stored: bool, queues_wanted: int) -> None:
+        properties = encode_user_properties(wait_stored=wait_stored)
+        message = Outgoing(body=b"", properties=properties, message_ids=[], batch=True)
+        command = send(group, queue, message, self._BORN_MS, queues_wanted=queues_wanted)
+        command.opaque = self._OPAQUE
+        header = frame.encode_header(command)
+        self._type = command.serialize << 24
+        # Cut where the two numbers are: inside a text the quotes would be escaped.
+        self._before, rest = header.split(b'"opaque":%d,' % self._OPAQUE)
+        self._between, self._behind = rest.split(b'"g":"%d"' % self._BORN_MS)
+
+    def encode(self, opaque: int, born_ms: int, body_bytes: int) -> bytes:
+        """Return the frame up to its body."""
+        header = b'%b"opaque":%d,%b"g":"%d"%b' % (self._before, opaque, self._between, born_ms, self._behind)
+        return _HEAD.pack(4 + len(header) + body_bytes, self._type | len(header)) + header
+
+
+_HEAD: Final = struct.Struct(">II")
+
+
 @dataclass(slots=True)
 class Stored:
     """A broker's answer to a send that it stored."""
@@ -154,7 +190,8 @@ class Stored:
     status: SendStatus
     queue: MessageQueue
     queue_offset: QueueOffset
-    offset_message_ids: list[str]
+    offset_message_ids: str
+    """Joined by commas; a batch's are as many as its messages, and cut apart only where one is asked for."""
     transaction_id: str
     region: str
 
@@ -163,12 +200,31 @@ class Stored:
         return SendResult(
             self.status,
             message_id,
-            self.offset_message_ids[0] if self.offset_message_ids else "",
+            self._offset_message_id(0),
             self.queue,
             self.queue_offset,
             self.transaction_id or message_id,
             self.region,
         )
+
+    def result_in_batch(self, message_id: str, index: int) -> SendResult:
+        """Return what became of the message at `index` of a batch."""
+        return SendResult(
+            self.status,
+            message_id,
+            self._offset_message_id(index),
+            self.queue,
+            QueueOffset(self.queue_offset + index),
+            message_id,
+            self.region,
+        )
+
+    def _offset_message_id(self, index: int) -> str:
+        """Return one id; all of a broker's are equally long, and one that is not there is empty."""
+        size = self.offset_message_ids.find(",")
+        if size < 0:
+            return "" if index else self.offset_message_ids
+        return self.offset_message_ids[index * (size + 1) : index * (size + 1) + size]
 
 
 def parse_stored(answer: RemotingCommand, queue: MessageQueue, address: str) -> Stored:
@@ -183,7 +239,7 @@ def parse_stored(answer: RemotingCommand, queue: MessageQueue, address: str) -> 
         SendStatus(answer.code),
         queue._replace(queue_id=_number(answer, "queueId")),
         QueueOffset(_number(answer, "queueOffset")),
-        [text for text in answer.fields.get("msgId", "").split(",") if text],
+        answer.fields.get("msgId", ""),
         answer.fields.get("transactionId", ""),
         answer.fields.get("MSG_REGION", ""),
     )

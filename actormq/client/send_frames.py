@@ -109,8 +109,7 @@ def parse_stored(answer: bytes, queue: MessageQueue, address: str) -> Stored:
         _, queue_id, queue_offset, ids, transaction_id, region = found
         if queue_id != queue.queue_id:
             queue = queue._replace(queue_id=queue_id)
-        message_ids = ids.split(",") if ids else []
-        return Stored(status, queue, QueueOffset(queue_offset), message_ids, transaction_id, region)
+        return Stored(status, queue, QueueOffset(queue_offset), ids, transaction_id, region)
     try:
         return requests.parse_stored(frame.decode(answer[_LENGTH_BYTES:]), queue, address)
     except FrameError as error:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from itertools import count
 
 from actormq.client import requests
-from actormq.client.batching import Batch, BatchOutcome, Item
+from actormq.client.batching import Batch
 from actormq.client.directory import Directory
 from actormq.client.identifiers import UniqueKeys
 from actormq.client.latency import FaultTable, choose_queue, queue_of_key
 from actormq.client.messages import (
     Message,
     check_body,
+    check_flag,
     check_topic,
     compress,
     encode_user_properties,
@@ -30,6 +31,7 @@ from actormq.client.send_frames import SendFrames, parse_stored
 from actormq.client.settings import ProducerSettings
 from actormq.clock import Clock
 from actormq.errors import (
+    ActorMQError,
     BrokerUnknown,
     ClientError,
     ConnectFailed,
@@ -74,16 +76,35 @@ IsReachable = Callable[[Address], bool]
 
 @dataclass(slots=True)
 class FirstAttempt:
-    """What a thread that calls brokers itself has done before it needs a procedure.
+    """What somebody has done before he needs a procedure.
 
     Attributes:
-        error: why its attempt failed; None = it has made none.
+        is_reachable: of a thread that calls brokers itself.
+        error: why his attempt failed.
+        stored: what it came to otherwise; without both he has made none.
     """
 
     began_ns: int
-    is_reachable: IsReachable
+    is_reachable: IsReachable | None = None
     error: ClientError | None = None
     broker_name: str | None = None
+    stored: Stored | None = None
+
+
+Item = tuple[int, bytes, bytes]
+"""Flag, body, property string without the unique key."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutcome:
+    """A stored batch: one status for all, consecutive queue offsets."""
+
+    stored: Stored
+    message_ids: list[str]
+
+    def result(self, index: int) -> SendResult:
+        """Return what became of the message at `index`."""
+        return self.stored.result_in_batch(self.message_ids[index], index)
 
 
 _TRY_ANOTHER_QUEUE = frozenset({int(ResponseCode.TOPIC_NOT_EXIST), int(ResponseCode.NO_PERMISSION)})
@@ -126,6 +147,7 @@ class Sender:
             MessageRejected: it never could be.
         """
         check_body(message.body, self.settings.body_bytes_max)
+        check_flag(message.flag)
         properties = encode_user_properties(
             message.tags, message.keys, message.properties, message.delay_level, message.wait_stored
         )
@@ -158,6 +180,7 @@ class Sender:
         items = []
         for message in messages:
             check_body(message.body, self.settings.body_bytes_max)
+            check_flag(message.flag)
             properties = encode_user_properties(
                 message.tags, message.keys, message.properties, wait_stored=message.wait_stored
             )
@@ -204,17 +227,30 @@ class Sender:
         """Store a batch; see `store`."""
         return batch_outcome(await self.store(topic, message, choose, timeout_ms), message)
 
-    async def send_collected(self, batch: Batch) -> BatchOutcome:
+    async def send_collected(self, batch: Batch, first: FirstAttempt | None = None) -> Stored:
         """Store what an `Accumulator` collected; a batch of one goes as an ordinary message."""
         lane = batch.lane
-        message = (
-            self._single(batch.items[0])
-            if len(batch.items) == 1
-            else self._batch(batch.items, lane.wait_stored)
-        )
         queue = lane.queue
         choose = None if queue is None else lambda _: queue
-        return batch_outcome(await self.store(lane.topic, message, choose), message)
+        return await self.store(lane.topic, self._collected(batch), choose, first=first)
+
+    def _collected(self, batch: Batch) -> Outgoing:
+        if batch.count == 1:
+            [item] = batch_bytes.iterate(batch.body())
+            body, sys_flag = compress(bytes(item.body), self.settings.compress_from_bytes)
+            return Outgoing(
+                body=body,
+                properties=bytes(item.properties),
+                message_ids=[],
+                sys_flag=sys_flag,
+                flag=item.flag,
+            )
+        return Outgoing(
+            body=batch.body(),
+            properties=encode_user_properties(wait_stored=batch.lane.wait_stored),
+            message_ids=[],
+            batch=True,
+        )
 
     async def store(
         self,
@@ -230,7 +266,7 @@ class Sender:
         attempts go where it says.  An attempt that timed out may have been stored: a repetition is possible.
 
         Args:
-            first: of a thread that calls brokers itself: how far it has come.
+            first: how far somebody has come who did not need a procedure until now.
         Raises:
             SendFailed: all attempts failed.
             RequestRefused: an answer after which trying again makes no sense.
@@ -240,11 +276,11 @@ class Sender:
         began_ns = self._clock.monotonic_ns() if first is None else first.began_ns
         deadline_ns = began_ns + timeout_ms * 1_000_000
         failures: list[ClientError] = []
-        stored: Stored | None = None
+        stored = None if first is None else first.stored
         failed_broker = None if first is None else first.broker_name
         failure = None if first is None else first.error
         for attempt in range(1 + self.settings.retries):
-            if failure is None:
+            if failure is None and (attempt or stored is None):
                 pause_ms = self.settings.retry_pause_ms << attempt - 1 if failures else 0
                 if self._left_ms(deadline_ns) <= pause_ms:
                     break
@@ -268,7 +304,7 @@ class Sender:
                 failure = None
                 continue
             assert stored is not None
-            if stored.status is SendStatus.SEND_OK or not self.settings.retry_other_broker_when_not_ok:
+            if self.is_good_enough(stored):
                 return stored
         if stored is not None:
             return stored
@@ -310,7 +346,9 @@ class Sender:
         began_ns = self._clock.monotonic_ns()
         failed = True
         try:
-            direct = None if here is None else self.direct_address(queue, here.is_reachable)
+            direct = None
+            if here is not None and here.is_reachable is not None:
+                direct = self.direct_address(queue, here.is_reachable)
             if direct is not None:
                 data, opaque = self.frame(queue, message)
                 stored = parse_stored(await Call(direct, data, opaque, timeout_ms), queue, direct)
@@ -334,6 +372,46 @@ class Sender:
     def blames_broker(self, error: ClientError) -> bool:
         """Whether other brokers are better asked for a while."""
         return not isinstance(error, RequestRefused) or error.response_code in self.settings.retry_codes
+
+    # -- of batches that are posted
+
+    def place(self, topic: str, queue: MessageQueue | None) -> tuple[MessageQueue, Address] | None:
+        """Return where a batch would go, if that can be said without asking anybody.
+
+        Args:
+            queue: the named one, or None = round robin.
+        """
+        if queue is None:
+            queues = self.directory.table.publish_queues(topic)
+            if not queues:
+                return None
+            queue = self.choose(queues, None)
+        address = self.directory.known_master(queue.broker_name)
+        return None if address is None else (queue, address)
+
+    def judge(
+        self, queue: MessageQueue, address: Address, began_ns: int, answer: RemotingCommand | ActorMQError
+    ) -> Stored | ActorMQError:
+        """Return what an attempt came to; the broker is remembered as quick, slow or failing."""
+        outcome: Stored | ActorMQError
+        failed = True
+        if isinstance(answer, ActorMQError):
+            outcome = answer
+        else:
+            try:
+                outcome = requests.parse_stored(answer, queue, address)
+                failed = False
+            except RequestRefused as error:
+                outcome = error
+                failed = self.blames_broker(error)
+            except PeerError as error:
+                outcome = error
+        self.note(queue, began_ns, failed)
+        return outcome
+
+    def is_good_enough(self, stored: Stored) -> bool:
+        """Return whether no other broker is to be tried."""
+        return stored.status is SendStatus.SEND_OK or not self.settings.retry_other_broker_when_not_ok
 
     # -- of a calling thread
 
@@ -415,11 +493,4 @@ def check_batch_topic(topic: str) -> None:
 
 
 def batch_outcome(stored: Stored, message: Outgoing) -> BatchOutcome:
-    return BatchOutcome(
-        stored.status,
-        stored.queue,
-        stored.queue_offset,
-        stored.offset_message_ids,
-        message.message_ids,
-        stored.region,
-    )
+    return BatchOutcome(stored, message.message_ids)

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections import deque
+from itertools import islice
 from typing import Any, Final
 
 from actormq.client.links import READS_PER_TURN, Link, LinkContext, host_and_port
@@ -16,6 +17,7 @@ from actormq.wire import frame
 from actormq.wire.command import RemotingCommand
 
 _READ_BYTES: Final = 256 * 1024
+_PIECES_A_WRITE: Final = 64
 
 
 class TcpLink(Link):
@@ -101,13 +103,22 @@ class TcpLink(Link):
             if self._may_write:
                 self._write()
 
+    def _send_parts(self, head: bytes, body: memoryview) -> None:
+        with self._lock:
+            if self._broken is not None:
+                return
+            self._outgoing += (head, body)
+            self._waiting_bytes += len(head) + len(body)
+            if self._may_write:
+                self._write()
+
     def _write(self) -> None:
         """Write what the socket takes; the lock is held."""
         assert self._socket is not None
         while self._outgoing:
-            data = self._outgoing[0]
+            pieces = list(islice(self._outgoing, _PIECES_A_WRITE))
             try:
-                written = self._socket.send(data)
+                written = self._socket.sendmsg(pieces)
             except BlockingIOError:
                 self._may_write = False
                 self._context.loop.call_soon(self._watch_writable)
@@ -117,10 +128,11 @@ class TcpLink(Link):
                 self._fail_soon(ConnectionLost(f"the connection to {self.address} broke: {error}"))
                 return
             self._waiting_bytes -= written
-            if written == len(data):
-                self._outgoing.popleft()
-            else:
-                self._outgoing[0] = memoryview(data)[written:]
+            for piece in pieces:
+                if written < len(piece):
+                    self._outgoing[0] = memoryview(piece)[written:]
+                    break
+                written -= len(self._outgoing.popleft())
 
     def _watch_writable(self) -> None:
         if self._broken is None and self._socket is not None:

@@ -6,7 +6,10 @@ A message is the header (a TCP frame's bytes from its header type on, without th
 from __future__ import annotations
 
 import struct
+import sys
+import threading
 from collections import deque
+from functools import partial
 from typing import Any, Final
 
 import zmq
@@ -17,6 +20,8 @@ from actormq.errors import ConnectFailed, ConnectionLost, FrameError
 from actormq.wire import frame
 from actormq.wire.command import RemotingCommand
 
+_TURNS_OF_A_CALLER: Final = 4
+"""Of looking at the socket, before the rest is left to the loop's thread."""
 _MONITOR_EVENT: Final = struct.Struct("=hi")
 _HANDSHAKES_OK: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _REFUSALS: Final = (
@@ -36,14 +41,20 @@ def _events(one: zmq.Socket[bytes]) -> int:
 
 
 class ZmqLink(Link):
-    """A DEALER.  The socket belongs to the loop's thread; others leave frames for it.
+    """A DEALER.  One thread at a time uses the socket: the loop's, or one that posts a request.
 
-    ``zmq.FD`` only tells of changes, so events are read again after everything that is done to the socket.
+    Who finds it in use leaves frames for whoever uses it.  ``zmq.FD`` only tells of changes, so events are
+    read again after everything that is done to the socket, and what has come is read, too.
     """
 
     def __init__(self, address: Address, context: LinkContext) -> None:
         super().__init__(address, context)
-        self._outgoing: deque[tuple[bytes, ...]] = deque()
+        self._outgoing: deque[tuple[bytes | memoryview, ...]] = deque()
+        self._in_use = threading.Lock()
+        """Only `_shut` waits for it."""
+        self._is_blocked = False
+        self._incoming: deque[list[bytes]] = deque()
+        self._is_delivering = threading.Lock()
         self._waiting_bytes = 0
         self._is_pumping = False
         self._socket: zmq.Socket[bytes] | None = None
@@ -76,12 +87,14 @@ class ZmqLink(Link):
     def _shut(self) -> None:
         if self._socket is None or self._monitor is None:
             return
-        for one in (self._monitor, self._socket):
-            self._context.loop.unwatch(_fd(one))
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
-        self._socket.close(linger=0)
-        self._outgoing.clear()
+        with self._in_use:
+            for one in (self._monitor, self._socket):
+                self._context.loop.unwatch(_fd(one))
+            self._socket.disable_monitor()
+            self._monitor.close(linger=0)
+            self._socket.close(linger=0)
+            self._socket = None
+            self._outgoing.clear()
 
     def _on_monitor(self) -> None:
         while self._broken is None and self._monitor is not None and _events(self._monitor) & zmq.POLLIN:
@@ -109,38 +122,91 @@ class ZmqLink(Link):
             self._is_pumping = True
         self._context.loop.call_soon(self._pump)
 
+    def _send_parts(self, head: bytes, body: memoryview) -> None:
+        parts = (head[4:], body)
+        with self._lock:
+            if self._broken is not None:
+                return
+            self._outgoing.append(parts)
+            self._waiting_bytes += len(parts[0]) + len(body)
+        self._use(turns_max=_TURNS_OF_A_CALLER)
+
     def _pump(self) -> None:
-        """Send and receive until neither goes on."""
+        """Send and receive until neither goes on; the loop's thread."""
         self._is_pumping = False
-        while self._broken is None and self._socket is not None:
+        self._use()
+
+    def _use(self, turns_max: int = sys.maxsize) -> None:
+        """Send and receive until neither goes on, unless another thread is at it; then deliver what came.
+
+        Args:
+            turns_max: how often this thread looks again before it leaves the rest to the loop's.
+        """
+        while self._in_use.acquire(blocking=False):
+            try:
+                goes_on = self._take_turns(turns_max)
+            finally:
+                self._in_use.release()
+            if goes_on:
+                self._context.loop.call_soon(self._pump)
+                break
+            # Whoever came meanwhile found the socket in use and went away: look once more.
+            if not self._outgoing or self._is_blocked:
+                break
+        # What is delivered often leads to the next request, and so to this place again: who is already here
+        # delivers that, too.
+        while self._incoming and self._is_delivering.acquire(blocking=False):
+            try:
+                self._deliver()
+            finally:
+                self._is_delivering.release()
+
+    def _take_turns(self, turns_max: int) -> bool:
+        """Use the socket; return whether there was still something to do when the turns were over."""
+        self._is_blocked = False
+        for _ in range(turns_max):
+            if self._broken is not None or self._socket is None:
+                return False
             events = _events(self._socket)
             can_send = bool(self._outgoing) and events & zmq.POLLOUT
             if not can_send and not events & zmq.POLLIN:
-                return
+                self._is_blocked = bool(self._outgoing)
+                return False
             if can_send:
                 self._send_some(self._socket)
             if events & zmq.POLLIN:
                 self._receive_some(self._socket)
+        return True
 
     def _send_some(self, dealer: zmq.Socket[bytes]) -> None:
         try:
             while self._outgoing:
-                dealer.send_multipart(self._outgoing[0], zmq.NOBLOCK, copy=True)
+                parts = self._outgoing[0]
+                dealer.send_multipart(parts, zmq.NOBLOCK, copy=True)
+                self._outgoing.popleft()
                 with self._lock:
-                    self._waiting_bytes -= sum(map(len, self._outgoing.popleft()))
+                    self._waiting_bytes -= sum(map(len, parts))
         except zmq.Again:
             return
 
     def _receive_some(self, dealer: zmq.Socket[bytes]) -> None:
         try:
             for _ in range(READS_PER_TURN):
-                parts = dealer.recv_multipart(zmq.NOBLOCK)
-                self._last_read_ns = self._context.clock.monotonic_ns()
-                body = parts[1] if len(parts) == 2 else b"".join(parts[1:])
-                self._received(frame.decode_parts(parts[0], body))
-                if self._broken is not None:
-                    return
+                self._incoming.append(dealer.recv_multipart(zmq.NOBLOCK))
+                if not _events(dealer) & zmq.POLLIN:
+                    break
         except zmq.Again:
-            return
-        except FrameError as error:
-            self.fail(ConnectionLost(f"{self.address} sent something that is no frame: {error}"))
+            pass
+        self._last_read_ns = self._context.clock.monotonic_ns()
+
+    def _deliver(self) -> None:
+        while self._incoming:
+            parts = self._incoming.popleft()
+            body = parts[1] if len(parts) == 2 else b"".join(parts[1:])
+            try:
+                command = frame.decode_parts(parts[0], body)
+            except FrameError as error:
+                lost = ConnectionLost(f"{self.address} sent something that is no frame: {error}")
+                self._in_loop(partial(self.fail, lost))
+                return
+            self._received(command)

@@ -19,7 +19,9 @@ PURE_ENVIRONMENT = "ACTORMQ_PURE"
 _FOLDER = Path(__file__).parent
 
 
-shadow = SimpleNamespace(compiled=False)
+shadow = SimpleNamespace(
+    compiled=False, cclass=lambda one: one, no_gc=lambda one: one, freelist=lambda _: lambda one: one
+)
 """All that a kernel's ``.py`` file uses of the module ``cython``, where that is not installed (ADR 34)."""
 
 

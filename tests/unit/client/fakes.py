@@ -25,7 +25,7 @@ from actormq.message import (
     decode_properties,
     encode_properties,
 )
-from actormq.wire import batch, json
+from actormq.wire import batch, frame, json
 from actormq.wire.codes import RequestCode
 from actormq.wire.command import RemotingCommand
 from actormq.wire.headers import decode_pull, decode_send_v2
@@ -550,6 +550,27 @@ class SimNetwork:
         self._waiting[command.opaque] = (where, on_answer)
         self._carry(where, command)
 
+    def post(
+        self,
+        address: Address,
+        opaque: int,
+        head: bytes,
+        body: memoryview,
+        on_answer: Callable[[Answer], None],
+    ) -> bool:
+        """Carry what is encoded already over a connection that stands."""
+        where = address.partition("://")[2]
+        if address not in self._open or where in self._cluster.down:
+            return False
+        command = frame.decode(head[4:] + body)
+        assert command.opaque == opaque
+        self._waiting[opaque] = (where, on_answer)
+        self._carry(where, command)
+        return True
+
+    def drop(self, address: Address, opaque: int) -> None:
+        self._waiting.pop(opaque, None)
+
     def tell(self, address: Address, command: RemotingCommand) -> None:
         self._carry(address.partition("://")[2], command)
 
@@ -580,6 +601,7 @@ class SimNetwork:
 
     def lose(self, where: str) -> None:
         """Break the connection to an address: everything that waits there fails."""
+        self._open = {address for address in self._open if address.partition("://")[2] != where}
         for opaque, (at, on_answer) in list(self._waiting.items()):
             if at == where:
                 del self._waiting[opaque]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from unit.client.fake_server import FakeServer, serving
@@ -33,6 +34,7 @@ from actormq.client import (
 )
 from actormq.client.aio_consumer import AsyncConsumer
 from actormq.client.aio_producer import AsyncProducer
+from actormq.client.received import decode_messages
 from actormq.errors import (
     ClientClosed,
     ConfigError,
@@ -709,3 +711,77 @@ def test_a_refused_connection_is_connect_failed(server: FakeServer) -> None:
     assert issubclass(ConnectFailed, Exception)
     assert ClientSettings().connect_timeout_ms == 3_000
     assert MessageQueue("t", "b", 0).queue_id == 0
+
+
+# --- many threads, one producer ----------------------------------------------------------------------
+
+
+def test_threads_that_collect_share_window_and_connection(server: FakeServer, url: str) -> None:
+    """Full batches are posted by whatever thread filled them, answers taken in by whatever thread reads them:
+    every message is stored once, and every future knows its own outcome."""
+    limits = BatchLimits(batch_messages=20, window_messages=100, in_flight_per_topic=3)
+    settings = ProducerSettings(batch=limits, window_timeout_ms=60_000)
+    futures: dict[bytes, SendFuture] = {}
+
+    def send(name: int) -> None:
+        for index in range(500):
+            body = b"%d.%03d" % (name, index)
+            futures[body] = producer.send_async("orders", body, tags="paid" if index % 3 else None)
+
+    with Producer(url, settings=settings) as producer:
+        threads = [threading.Thread(target=send, args=(name,)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+        producer.flush()
+        results = {body: future.result(0) for body, future in futures.items()}
+    stored = {
+        (queue, message.queue_offset): message
+        for queue in range(4)
+        for record in server.cluster.broker().topics["orders"][queue]
+        for message in decode_messages(record, MessageQueue("orders", "broker-a", queue))
+    }
+    assert len(results) == len(stored) == 2_000
+    for body, result in results.items():
+        message = stored[result.queue.queue_id, result.queue_offset]
+        assert (message.body, message.message_id) == (body, result.message_id)
+        assert message.offset_message_id == result.offset_message_id
+
+
+def test_a_producer_of_ones_own(server: FakeServer, url: str) -> None:
+    """`send_async` is a method like any other, although the common call never leaves compiled code."""
+
+    class Counting(Producer):
+        count = 0
+
+        def send_async(self, *arguments: Any, **options: Any) -> SendFuture:
+            self.count += 1
+            return super().send_async(*arguments, **options)
+
+    with Counting(url) as producer:
+        futures = [producer.send_async("orders", b"x", tags="a") for _ in range(10)]
+        assert all(future.result(SECONDS).queue.topic == "orders" for future in futures)
+        assert producer.count == 10
+
+
+def test_after_closing_nothing_is_collected(server: FakeServer, url: str) -> None:
+    """Neither by the quick way nor by the long one; nor before the start."""
+    producer = Producer(url)
+    with pytest.raises(ClientClosed):
+        producer.send_async("orders", b"x")
+    with producer:
+        producer.send_async("orders", b"x")
+    with pytest.raises(ClientClosed):
+        producer.send_async("orders", b"x")
+
+
+def test_asyncio_full_batches(server: FakeServer, url: str) -> None:
+    async def main() -> list[int]:
+        settings = ProducerSettings(batch=BatchLimits(batch_messages=10))
+        async with AsyncProducer(url, settings=settings) as producer:
+            futures = [await producer.send_async("orders", b"%d" % index, key="k") for index in range(95)]
+            await producer.flush()
+            return [future.result(0).queue_offset for future in futures]
+
+    assert asyncio.run(main()) == list(range(95))

@@ -63,3 +63,48 @@ def test_an_ipv6_offset_message_id() -> None:
 def test_what_is_no_offset_message_id_is_refused(text: str) -> None:
     with pytest.raises(PeerError):
         parse_offset_message_id(text)
+
+
+# --- runs of keys ------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(-2, 2), st.integers(1, 30_000), st.integers(0, 30_000)), max_size=20))
+def test_no_key_is_ever_made_twice(steps: list[tuple[int, int, int]]) -> None:
+    """However many are asked for in a millisecond, whatever is given back, and with a clock set back."""
+    keys = UniqueKeys(bytes(4), 1, 1)
+    made: set[str] = set()
+    count, now_ms = 0, NOON
+    for pass_ms, wanted, used in steps:
+        now_ms += pass_ms
+        run = keys.reserve(now_ms, wanted)
+        single = keys.next(now_ms) if used % 2 else None
+        used = min(used, wanted)
+        keys.give_back(run, used)
+        new = {f"{run.prefix}{run.first + index:04X}" for index in range(0, used, 997)}
+        if single is not None:
+            new.add(single)
+        assert not new & made
+        assert all(len(key) == 32 for key in new)
+        count += len(new)
+        made |= new
+    assert len(made) == count
+
+
+def test_a_millisecond_has_65536_keys() -> None:
+    keys = UniqueKeys(bytes(4), 1, 1)
+    whole = keys.reserve(NOON, 65_536)
+    after = keys.reserve(NOON, 1)
+    assert (whole.first, after.first) == (0, 0)
+    assert int(after.prefix[20:], 16) == int(whole.prefix[20:], 16) + 1
+
+
+def test_keys_that_were_not_used_are_used_by_the_next() -> None:
+    """But only the last ones made: others lie in between otherwise."""
+    keys = UniqueKeys(bytes(4), 1, 1)
+    first = keys.reserve(NOON, 100)
+    keys.give_back(first, 3)
+    second = keys.reserve(NOON, 100)
+    assert second.first == 3
+    keys.next(NOON)
+    keys.give_back(second, 1)
+    assert keys.reserve(NOON, 1).first == 104

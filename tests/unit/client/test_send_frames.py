@@ -68,7 +68,7 @@ def test_an_answer_is_read_whatever_its_header(serialize: Serialize) -> None:
     fields = {"msgId": "A,B", "queueId": "3", "queueOffset": "17", "MSG_REGION": "here"}
     stored = parse_stored(answer(fields, serialize, 10), QUEUE, "there")
     assert stored == requests.Stored(
-        SendStatus.FLUSH_DISK_TIMEOUT, QUEUE._replace(queue_id=3), stored.queue_offset, ["A", "B"], "", "here"
+        SendStatus.FLUSH_DISK_TIMEOUT, QUEUE._replace(queue_id=3), stored.queue_offset, "A,B", "", "here"
     )
     assert stored.queue_offset == 17
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from unit.client.fakes import FakeCluster, SimLoop
 from unit.client.sim import SimClient
 
+from actormq.client import requests
 from actormq.client.batching import BatchLimits
 from actormq.client.collecting import Collector
-from actormq.client.messages import Message
+from actormq.client.messages import Message, encode_user_properties
 from actormq.client.received import decode_messages
 from actormq.client.results import MessageQueue
 from actormq.client.sending import FirstAttempt, queue_choice
@@ -28,6 +32,7 @@ from actormq.errors import (
     SendFailed,
 )
 from actormq.message import SendStatus
+from actormq.wire import frame
 from actormq.wire.codes import RequestCode
 
 SEND = RequestCode.SEND_MESSAGE_V2
@@ -353,3 +358,183 @@ def test_illegal_messages_are_refused_when_collected() -> None:
     for topic, body in (("a b", b"x"), ("%RETRY%g", b"x"), ("orders", b"")):
         with pytest.raises(MessageRejected):
             collector.collect(topic, Message(body), None)
+
+
+# --- posted by the thread that filled the batch ------------------------------------------------------
+
+BATCH = RequestCode.SEND_BATCH_MESSAGE
+
+
+@given(
+    opaque=st.integers(0, 2**31 - 1),
+    born_ms=st.integers(0, 2**45),
+    body=st.binary(max_size=50),
+    topic=st.sampled_from(["orders", "a|b%c", 't"opaque":1']),
+    wait_stored=st.booleans(),
+)
+def test_the_head_of_a_batch_is_that_of_an_ordinary_request(
+    opaque: int, born_ms: int, body: bytes, topic: str, wait_stored: bool
+) -> None:
+    queue = MessageQueue(topic, "broker-a", 3)
+    properties = encode_user_properties(wait_stored=wait_stored)
+    message = requests.Outgoing(body=body, properties=properties, message_ids=[], batch=True)
+    command = requests.send("group", queue, message, born_ms, queues_wanted=4)
+    command.opaque = opaque
+    head = requests.BatchHead("group", queue, wait_stored, 4)
+    assert head.encode(opaque, born_ms, len(body)) + body == frame.encode(command)
+
+
+def connected(**settings: Any) -> World:
+    """Return a world in which the broker's address and a connection to it are known."""
+    world = World(**settings)
+    world.cluster.create("orders", 1)
+    world.send()
+    world.cluster.asked.clear()
+    return world
+
+
+def fill(world: World, count: int, queue: MessageQueue | None = None, **limits: Any) -> list[Any]:
+    """Collect messages, two to a batch."""
+    settings = replace(world.sender.settings, batch=BatchLimits(batch_messages=2, **limits))
+    world.sender.settings = settings
+    world.collector = Collector(world.client.session, world.sender)  # type: ignore[attr-defined]
+    return [
+        world.collector.collect("orders", Message(b"%d" % index), queue)  # type: ignore[attr-defined]
+        for index in range(count)
+    ]
+
+
+def done(world: World, futures: list[Any]) -> None:
+    world.client.loop.run_until(lambda: all(future.done() for future in futures))
+
+
+def test_a_full_batch_leaves_before_the_loop_has_its_turn() -> None:
+    """The thread that fills it posts it; as many as may be under way."""
+    world = connected()
+    world.cluster.down.clear()
+    futures = fill(world, 10, in_flight_per_topic=3, linger_ms=10_000)
+    assert len(world.client.network._waiting) == 3, "nothing of the loop has run"
+    done(world, futures)
+    assert world.cluster.count(BATCH) == 5
+    assert [future.result().queue_offset for future in futures] == list(range(1, 11))
+    assert len({future.result().message_id for future in futures}) == 10
+    assert len({future.result().offset_message_id for future in futures}) == 10
+
+
+def test_a_posted_batch_that_is_refused_is_sent_again() -> None:
+    world = connected()
+    world.cluster.refuse[BATCH] = [ResponseCode.SYSTEM_BUSY, ResponseCode.SYSTEM_BUSY]
+    futures = fill(world, 2)
+    done(world, futures)
+    assert [future.exception() for future in futures] == [None, None]
+    assert world.client.loop.now_ms() >= 50 + 100, "with the pauses of every other send"
+    assert world.cluster.count(BATCH) == 3
+
+
+def test_a_posted_batch_that_the_broker_will_not_have_fails() -> None:
+    world = connected()
+    world.cluster.refuse[BATCH] = [ResponseCode.MESSAGE_ILLEGAL]
+    futures = fill(world, 2)
+    done(world, futures)
+    assert {type(future.exception()) for future in futures} == {RequestRefused}
+    assert world.cluster.count(BATCH) == 1
+
+
+def test_posted_batches_of_one_queue_stay_in_order_through_failures() -> None:
+    world = connected()
+    world.cluster.refuse[BATCH] = [ResponseCode.SYSTEM_BUSY, ResponseCode.SYSTEM_BUSY]
+    futures = fill(world, 20, MessageQueue("orders", "broker-a", 0))
+    done(world, futures)
+    assert world.stored() == [b"x", *(b"%d" % index for index in range(20))]
+
+
+def test_a_posted_batch_whose_connection_breaks_is_sent_again() -> None:
+    world = connected()
+    futures = fill(world, 2)
+    world.client.network.lose("127.0.0.1:10911")
+    done(world, futures)
+    assert [future.exception() for future in futures] == [None, None]
+
+
+def test_a_posted_batch_has_the_time_of_every_other_send() -> None:
+    """Nobody answers: the first attempt ends with the time-out for all, and so does the batch."""
+    world = connected(send_timeout_ms=1_000)
+    world.cluster.silent.add(BATCH)
+    began_ms = world.client.loop.now_ms()
+    futures = fill(world, 2)
+    world.client.loop.run_for(400)
+    later = [world.collector.collect("orders", Message(b"x"), None) for _ in range(2)]  # type: ignore[attr-defined]
+    done(world, futures)
+    assert 990 <= world.client.loop.now_ms() - began_ms <= 1_010
+    [failure] = futures[0].exception().failures
+    assert isinstance(failure, RequestTimeout)
+    assert not later[0].done()
+    done(world, later)
+    assert 1_390 <= world.client.loop.now_ms() - began_ms <= 1_410
+
+
+def test_nobody_watches_time_when_nothing_is_under_way() -> None:
+    """An idle client sleeps."""
+    world = connected(send_timeout_ms=1_000)
+    done(world, fill(world, 2))
+    world.client.loop.run_for(2_100)
+    assert not world.collector._is_watching  # type: ignore[attr-defined]
+    world.cluster.silent.add(BATCH)
+    futures = [world.collector.collect("orders", Message(b"x"), None) for _ in range(2)]  # type: ignore[attr-defined]
+    done(world, futures)
+    assert isinstance(futures[0].exception(), SendFailed)
+
+
+def test_closing_the_session_gives_up_what_is_posted() -> None:
+    world = connected()
+    world.cluster.silent.add(BATCH)
+    futures = fill(world, 4, in_flight_per_topic=1)
+    world.client.loop.run_for(5)
+    world.client.session.close()
+    assert {type(future.exception(0)) for future in futures} == {ClientClosed}
+
+
+def test_closing_a_producer_lets_what_is_posted_end() -> None:
+    world = connected()
+    futures = fill(world, 4, in_flight_per_topic=1)
+    world.collector.close()  # type: ignore[attr-defined]
+    done(world, futures)
+    assert [type(future.exception()) for future in futures] == [type(None)] * 2 + [ClientClosed] * 2
+    assert world.collector.close not in world.client.session.at_close  # type: ignore[attr-defined]
+
+
+def test_without_a_route_the_loop_asks_first() -> None:
+    world = World()
+    world.cluster.create("orders", 1)
+    futures = fill(world, 2)
+    done(world, futures)
+    assert [future.result().queue_offset for future in futures] == [0, 1]
+
+
+def test_a_stored_batch_with_less_than_wanted_may_be_sent_elsewhere() -> None:
+    """retry_other_broker_when_not_ok holds for batches that were posted, too."""
+    world = connected(retry_other_broker_when_not_ok=True, retries=1, retry_pause_ms=0)
+    original = world.cluster.handle
+
+    def slow_disk(address: str, command: Any, answer: Any, push: Any) -> None:
+        def changed(response: Any) -> None:
+            if command.code == BATCH:
+                response.code = ResponseCode.FLUSH_DISK_TIMEOUT
+            answer(response)
+
+        original(address, command, changed, push)
+
+    world.cluster.handle = slow_disk  # type: ignore[method-assign]
+    futures = fill(world, 2)
+    done(world, futures)
+    assert futures[0].result().status is SendStatus.FLUSH_DISK_TIMEOUT
+    assert world.cluster.count(BATCH) == 2
+
+
+def test_a_flag_that_does_not_fit_is_refused() -> None:
+    world = World()
+    collector, _ = collect(world)
+    with pytest.raises(MessageRejected, match="32 bits"):
+        collector.collect("orders", Message(b"x", flag=1 << 31), None)
+    with pytest.raises(MessageRejected, match="32 bits"):
+        world.sender.single(Message(b"x", flag=-(1 << 31) - 1))

@@ -1,0 +1,417 @@
+"""The collecting kernel against the plain encoder of batches, compiled and uncompiled."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actormq import kernels
+from actormq.client.messages import UNIQUE_KEY_BYTES, encode_user_properties, with_unique_key
+from actormq.wire import batch as plain
+
+
+def _pure() -> ModuleType:
+    """Import the .py files beside the compiled ones."""
+    names = ("actormq.kernels.collecting", "actormq.kernels.records")
+    kept = {name: sys.modules.pop(name, None) for name in names}
+    sys.meta_path.insert(0, kernels.PureFinder)
+    try:
+        return importlib.import_module(names[0])
+    finally:
+        sys.meta_path.remove(kernels.PureFinder)
+        for name, module in kept.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
+
+
+PURE = _pure()
+COMPILED = importlib.import_module("actormq.kernels.collecting")
+MODES = [PURE] if COMPILED.__file__ == PURE.__file__ else [PURE, COMPILED]
+both = pytest.mark.parametrize("kernel", MODES, ids=["python", "compiled"][: len(MODES)])
+
+DIGITS = "0123456789ABCDEF0123456789AB"
+PREFIX = b"UNIQ_KEY\x01" + DIGITS.encode()
+TEXT = st.text(st.characters(exclude_characters="\x01\x02", exclude_categories=("Cs",)), max_size=30)
+MESSAGES = st.lists(
+    st.tuples(st.integers(-(2**31), 2**31 - 1), st.binary(min_size=1, max_size=300), TEXT), max_size=12
+)
+
+
+def window_of(kernel: ModuleType, **limits: int) -> Any:
+    chosen = {
+        "messages_max": 1_000,
+        "bytes_max": 1 << 20,
+        "batch_messages": 100,
+        "batch_bytes": 4_096,
+        "body_bytes_max": 1_000,
+    }
+    return kernel.Window(**(chosen | limits))
+
+
+def opened(kernel: ModuleType, window: Any, topic: str = "t", size: int = 4_096, first: int = 0) -> Any:
+    """Return a lane that `window` knows, with an open batch."""
+    lane = kernel.Lane()
+    lane.open = kernel.Batch(size, PREFIX, first)
+    window.know(topic, lane)
+    return lane
+
+
+def expected(messages: list[tuple[int, bytes, bytes]], first: int) -> bytes:
+    """What the long way encodes."""
+    return plain.encode(
+        (flag, body, with_unique_key(properties, f"{DIGITS}{first + index:04X}"))
+        for index, (flag, body, properties) in enumerate(messages)
+    )
+
+
+# --- bytes -------------------------------------------------------------------------------------------
+
+
+@both
+@given(messages=MESSAGES, first=st.integers(0, 65_535 - 12))
+def test_items_are_those_of_the_plain_encoder(
+    kernel: ModuleType, messages: list[tuple[int, bytes, str]], first: int
+) -> None:
+    """Whatever flag, body, properties and keys: the same bytes as `actormq.wire.batch.encode`."""
+    window = window_of(kernel, batch_bytes=1 << 16)
+    lane = opened(kernel, window, size=1 << 16, first=first)
+    items = [(flag, body, encode_user_properties(tags=text or None)) for flag, body, text in messages]
+    for index, item in enumerate(items):
+        future = window.add(lane, *item)
+        assert future is not None
+        assert lane.open.unique_key(index) == f"{DIGITS}{first + index:04X}"
+    whole = expected(items, first)
+    assert bytes(lane.open.body()) == whole
+    assert (lane.open.count, lane.open.used_bytes) == (len(items), len(whole))
+    assert (window.messages, window.held_bytes) == (len(items), len(whole))
+
+
+@both
+@given(bodies=st.lists(st.binary(min_size=1, max_size=100), max_size=8), tags=st.sampled_from([None, "paid"]))
+def test_the_quick_way_writes_the_same(kernel: ModuleType, bodies: list[bytes], tags: str | None) -> None:
+    window = window_of(kernel)
+    lane = opened(kernel, window)
+    properties = encode_user_properties(tags=tags)
+    if tags is not None:
+        window.know_tags(tags, properties)
+    assert all(window.put("t", body, tags) is not None for body in bodies)
+    assert bytes(lane.open.body()) == expected([(0, body, properties) for body in bodies], 0)
+
+
+@both
+def test_the_largest_properties(kernel: ModuleType) -> None:
+    """Their size has 15 bits, the unique key included."""
+    window = window_of(kernel, batch_bytes=1 << 17)
+    lane = opened(kernel, window, size=1 << 17)
+    properties = b"p" * (32_767 - UNIQUE_KEY_BYTES)
+    assert window.add(lane, 0, b"x", properties) is not None
+    [item] = plain.iterate(lane.open.body())
+    assert len(item.properties) == 32_767
+
+
+# --- what is refused ---------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize(
+    ("topic", "body", "tags"),
+    [
+        ("unknown", b"x", None),
+        (7, b"x", None),
+        ("t", b"", None),
+        ("t", b"x" * 1_001, None),
+        ("t", bytearray(b"x"), None),
+        ("t", "text", None),
+        ("t", None, None),
+        ("t", b"x", "other tags"),
+    ],
+)
+def test_what_is_not_common_is_left_to_the_caller(
+    kernel: ModuleType, topic: Any, body: Any, tags: Any
+) -> None:
+    """Nothing is written, and nothing is counted."""
+    window = window_of(kernel)
+    lane = opened(kernel, window)
+    window.know_tags("known", b"TAGS\x01known\x02")
+    assert window.put(topic, body, tags) is None
+    assert (lane.open.count, window.messages, window.held_bytes) == (0, 0, 0)
+    assert window.put("t", b"x", None) is not None
+
+
+@both
+def test_a_subclass_of_bytes_is_not_common(kernel: ModuleType) -> None:
+    """Its methods could be anything."""
+
+    class Strange(bytes):
+        pass
+
+    window = window_of(kernel)
+    opened(kernel, window)
+    assert window.put("t", Strange(b"x"), None) is None
+
+
+@both
+def test_the_message_that_fills_a_batch_is_left_to_the_caller(kernel: ModuleType) -> None:
+    """Somebody must see to it that the batch leaves: by number, and by bytes."""
+    window = window_of(kernel, batch_messages=3)
+    lane = opened(kernel, window)
+    assert [window.put("t", b"x") is not None for _ in range(3)] == [True, True, False]
+    assert not window.is_full(lane.open)
+    assert window.add(lane, 0, b"x", b"") is not None
+    assert window.is_full(lane.open)
+    assert window.add(lane, 0, b"x", b"") is None
+
+    size = 22 + UNIQUE_KEY_BYTES + 100
+    window = window_of(kernel, batch_bytes=2 * size)
+    lane = opened(kernel, window, size=2 * size)
+    assert [window.put("t", b"x" * 100) is not None for _ in range(2)] == [True, False]
+    assert window.add(lane, 0, b"x" * 101, b"") is None, "it would not fit"
+    assert window.add(lane, 0, b"x" * 100, b"") is not None
+    assert window.is_full(lane.open)
+
+
+@both
+def test_a_window_is_full_by_number_and_by_bytes(kernel: ModuleType) -> None:
+    window = window_of(kernel, messages_max=2)
+    lane = opened(kernel, window)
+    assert [window.put("t", b"x") is not None for _ in range(3)] == [True, True, False]
+    assert not window.has_room(1)
+    window.leave(lane.open)
+    assert (window.messages, window.held_bytes) == (0, 0)
+    assert window.has_room(1)
+
+    window = window_of(kernel, bytes_max=150, batch_bytes=1 << 20)
+    lane = opened(kernel, window)
+    assert window.add(lane, 0, b"x" * 1_000, b"") is not None, "one always fits"
+    assert window.put("t", b"x") is None
+
+
+@both
+def test_a_lane_without_an_open_batch(kernel: ModuleType) -> None:
+    window = window_of(kernel)
+    lane = opened(kernel, window)
+    assert window.put("t", b"x") is not None
+    lane.open = None
+    assert window.put("t", b"x") is None
+    assert window.add(lane, 0, b"x", b"") is None
+
+
+@both
+def test_a_topic_that_was_forgotten_is_not_taken_any_more(kernel: ModuleType) -> None:
+    """Also where it was the last one used."""
+    window = window_of(kernel)
+    opened(kernel, window, "a")
+    opened(kernel, window, "b")
+    assert window.put("a", b"x") is not None
+    window.forget("a")
+    assert window.put("a", b"x") is None
+    assert window.put("b", b"x") is not None
+    window.forget(None)
+    assert window.put("b", b"x") is None
+
+
+@both
+def test_topics_do_not_mix(kernel: ModuleType) -> None:
+    window = window_of(kernel)
+    lanes = {topic: opened(kernel, window, topic) for topic in ("a", "b")}
+    for index, topic in enumerate("abbaab"):
+        assert window.put(topic, b"%d" % index) is not None
+    for topic, wanted in (("a", [b"0", b"3", b"4"]), ("b", [b"1", b"2", b"5"])):
+        assert [bytes(item.body) for item in plain.iterate(lanes[topic].open.body())] == wanted
+
+
+@both
+def test_threads_do_not_write_over_each_other(kernel: ModuleType) -> None:
+    """Many callers at once: every message is there once, whole, with a key of its own."""
+    window = window_of(kernel, messages_max=10_000, batch_messages=10_000, batch_bytes=1 << 20)
+    lane = opened(kernel, window, size=1 << 20)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [
+            threading.Thread(
+                target=lambda name=name: [window.put("t", b"%d.%d" % (name, i)) for i in range(500)]
+            )
+            for name in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    items = list(plain.iterate(lane.open.body()))
+    assert {bytes(item.body) for item in items} == {b"%d.%d" % (n, i) for n in range(4) for i in range(500)}
+    assert len({bytes(item.properties) for item in items}) == len(items) == 2_000
+
+
+# --- futures -----------------------------------------------------------------------------------------
+
+
+def said(kernel: ModuleType) -> type[Any]:
+    """A batch that says what it is asked."""
+
+    class Said(kernel.Batch):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__(1_000, PREFIX, 0)
+            self.asked: list[Any] = []
+
+        def result_of(self, index: int, timeout_s: float | None) -> Any:
+            self.asked.append((index, timeout_s))
+            return f"result {index}"
+
+        def wait(self, timeout_s: float | None) -> None:
+            self.asked.append(timeout_s)
+            self.settle(None)
+
+        def call_back(self, callback: Any, future: Any) -> None:
+            callback(future)
+
+        def awaited(self) -> Iterator[None]:
+            yield None
+
+    return Said
+
+
+@both
+def test_a_future_asks_its_batch(kernel: ModuleType) -> None:
+    window = window_of(kernel)
+    lane = kernel.Lane()
+    batch = lane.open = said(kernel)()
+    futures = [window.add(lane, 0, b"x", b"") for _ in range(3)]
+    assert not futures[1].done()
+    assert futures[1].result(2.5) == "result 1"
+    assert futures[2].exception(0.5) is None
+    assert futures[2].done()
+    assert batch.asked == [(1, 2.5), 0.5]
+    seen: list[Any] = []
+    futures[0].add_done_callback(seen.append)
+    assert seen == [futures[0]]
+    steps = futures[2].__await__()
+    assert next(steps) is None
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert end.value.value == "result 2"
+
+
+@both
+def test_an_outcome_lets_go_of_the_bytes_and_keeps_the_keys(kernel: ModuleType) -> None:
+    window = window_of(kernel)
+    lane = opened(kernel, window)
+    future = window.put("t", b"x")
+    view = lane.open.body()
+    error = ValueError("no")
+    lane.open.settle(error)
+    assert bytes(view[20:21]) == b"x", "who still sends it may"
+    assert future.exception() is error
+    assert lane.open.unique_key(0) == f"{DIGITS}0000"
+    with pytest.raises(AssertionError):
+        lane.open.body()
+    assert window.put("t", b"y") is None, "it is over"
+
+
+# --- the face ----------------------------------------------------------------------------------------
+
+
+def face(kernel: ModuleType, window: Any) -> tuple[Any, list[Any]]:
+    left: list[Any] = []
+
+    class Face(kernel.Collecting):  # type: ignore[misc, name-defined]
+        def _send_async(self, *arguments: Any) -> Any:
+            left.append(arguments)
+            return "long way"
+
+    return Face(window), left
+
+
+@both
+def test_send_async_takes_the_quick_way_where_it_can(kernel: ModuleType) -> None:
+    window = window_of(kernel)
+    opened(kernel, window)
+    producer, left = face(kernel, window)
+    window.know_tags("paid", b"TAGS\x01paid\x02")
+    for future in (
+        producer.send_async("t", b"x"),
+        producer.send_async(topic="t", body=b"x"),
+        producer.send_async("t", b"x", key=None, queue=None, tags=None, flag=0, wait_stored=True),
+        producer.send_async("t", b"x", tags="paid"),
+    ):
+        assert type(future) is kernel.SendFuture
+    assert left == []
+
+
+@both
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tags": "new"},
+        {"keys": ["a"]},
+        {"keys": "a"},
+        {"properties": {"a": "b"}},
+        {"delay_level": 3},
+        {"wait_stored": False},
+        {"flag": 7},
+    ],
+)
+def test_options_go_the_long_way(kernel: ModuleType, options: dict[str, Any]) -> None:
+    """With nothing but what was given."""
+    window = window_of(kernel)
+    opened(kernel, window)
+    producer, left = face(kernel, window)
+    assert producer.send_async("t", b"x", **options) == "long way"
+    assert producer.send_async("t", b"x", key="k", **options) == "long way"
+    assert left == [("t", b"x", None, None, options), ("t", b"x", "k", None, options)]
+    assert window.messages == 0
+
+
+@both
+def test_arguments_are_checked(kernel: ModuleType) -> None:
+    producer, _ = face(kernel, window_of(kernel))
+    with pytest.raises(TypeError):
+        producer.send_async("t", b"x", "positional")
+    with pytest.raises(TypeError):
+        producer.send_async("t", b"x", no_such_option=1)
+    with pytest.raises(TypeError):
+        producer.send_async("t")
+
+
+@both
+def test_a_producer_that_was_never_made_has_no_quick_way(kernel: ModuleType) -> None:
+    """A subclass that forgot to call our ``__init__`` gets an error, not a crash."""
+
+    class Forgetful(kernel.Collecting):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            pass
+
+    with pytest.raises(AttributeError):
+        Forgetful().send_async("t", b"x")
+
+
+@both
+def test_help_says_what_it_takes(kernel: ModuleType) -> None:
+    signature = inspect.signature(kernel.Collecting.send_async)
+    assert list(signature.parameters) == [
+        "self",
+        "topic",
+        "body",
+        "key",
+        "queue",
+        "tags",
+        "keys",
+        "properties",
+        "delay_level",
+        "wait_stored",
+        "flag",
+    ]
+    assert "WindowFull" in kernel.Collecting.send_async.__doc__
+    assert kernel.SendFuture.result.__doc__
