@@ -75,6 +75,7 @@ class Broker:
         _ = self.letters[name]
         self.memory.positions.set_role(slot_of(name), RoleCell.INCARNATION, incarnation)
         self.memory.positions.set_role(slot_of(name), RoleCell.STATE, state)
+        self.memory.positions.set_role(slot_of(name), RoleCell.HEARTBEAT_NS, self.clock.monotonic_ns())
 
     def start(self, role: str, role_class: Any) -> Any:
         """Start the next life of a role, with a port of its own."""

@@ -57,6 +57,9 @@ from actormq.wire.registration import DataVersion
 REPLAY_MS_MAX: Final = 30_000
 """After this the coordinator believes that a gateway has nothing to repeat, and says so."""
 HELD_MAX: Final = 20_000
+SILENT_NS: Final = 4_000_000_000
+"""A gateway that has not beaten for so long has stood still for at least `role.STANDSTILL_NS`: it beats every
+second."""
 PERSIST_RETRY_MS: Final = 1_000
 STOP_MS_MAX: Final = 3_000
 SETTLE_LOOK_MS: Final = 20
@@ -83,6 +86,8 @@ class Serve(msgspec.Struct, frozen=True, tag=True):
         command: an encoded frame without its length prefix.
         front: "tcp" or "zmq"; a ZeroMQ client holds a lease, as it cannot be seen to disconnect.
         replay: the gateway repeats a client's last heartbeat to a new coordinator; it is not answered.
+        read_ms: when the gateway read the request (monotonic, one clock for the machine): a gateway that was
+            stopped hands over what it read before, and its client has long gone on elsewhere.
     """
 
     gateway: str
@@ -93,6 +98,7 @@ class Serve(msgspec.Struct, frozen=True, tag=True):
     command: bytes
     front: str = "tcp"
     replay: bool = False
+    read_ms: int = 0
 
 
 class Served(msgspec.Struct, frozen=True, tag=True):
@@ -156,6 +162,8 @@ class CommitOffsets(msgspec.Struct, frozen=True, tag=True):
     incarnation: int
     commits: list[tuple[str, str, int, int]]
     """Each: group, topic, queue id, offset."""
+    read_ms: int = 0
+    """As in `Serve`; of the first of them."""
 
 
 class CallClient(msgspec.Struct, frozen=True, tag=True):
@@ -332,7 +340,7 @@ class CoordinatorActor(ProcessActor):
             case Serve():
                 self._serve(message, now)
             case CommitOffsets():
-                self.state.commit(message.commits, now)
+                self.state.commit(message.commits, now, message.read_ms)
             case ConnectionClosed():
                 key = ConnectionKey(message.gateway, message.incarnation, message.connection_id)
                 self.state.closed(key)
@@ -362,7 +370,7 @@ class CoordinatorActor(ProcessActor):
         settings = self.config.coordinator
         lease_ms = settings.native_lease_ms if message.front == "zmq" else settings.client_expiry_ms
         key = ConnectionKey(message.gateway, message.incarnation, message.connection_id)
-        caller = Caller(key, message.request_id, message.peer, lease_ms)
+        caller = Caller(key, message.request_id, message.peer, lease_ms, message.read_ms)
         self.state.serve(caller, command, now, replay=message.replay)
 
     def _lives(self, gateway: str, incarnation: int) -> bool:
@@ -575,9 +583,18 @@ class CoordinatorActor(ProcessActor):
         return self.positions.role(slot_of(gateway), RoleCell.STATE) != RoleState.STARTING
 
     def _seen(self) -> int:
-        """Return the version of the tables that all living gateways have."""
+        """Return the version of the tables that all living gateways have.
+
+        One that is silent is not waited for: it closes all its connections when it goes on, and reads the
+        tables before it serves anybody.
+        """
         version = self._publisher.version
-        slots = behind(self.positions, version, map(slot_of, self._living_gateways()))
+        silent_ns = self.context.clock.monotonic_ns() - SILENT_NS
+        slots = [
+            slot
+            for slot in behind(self.positions, version, map(slot_of, self._living_gateways()))
+            if self.positions.role(slot, RoleCell.HEARTBEAT_NS) > silent_ns
+        ]
         return min((self.positions.role(slot, RoleCell.TABLES_SEEN) for slot in slots), default=version)
 
     # --- appends -------------------------------------------------------------------------------------

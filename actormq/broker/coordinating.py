@@ -61,6 +61,8 @@ TOPIC_BYTES: Final = 512
 ROW_BYTES: Final = 10
 """Room in the tables for one row number and its incarnation."""
 LOCK_LOOK_MS: Final = 10_000
+GIVEN_UP_MS: Final = 3_000
+"""Clients wait for at most so long for a lock."""
 OVERLOAD: Final = "[OVERLOAD]system busy, start flow control for a while"
 TABLE_CODES: Final = frozenset(
     {
@@ -78,6 +80,16 @@ TABLE_CODES: Final = frozenset(
     }
 )
 """Codes that may change the tables: answered when every live gateway knows them."""
+RENEWALS: Final = frozenset(
+    {
+        RequestCode.HEART_BEAT,
+        RequestCode.UNREGISTER_CLIENT,
+        RequestCode.CONSUMER_SEND_MSG_BACK,
+        RequestCode.LOCK_BATCH_MQ,
+        RequestCode.UNLOCK_BATCH_MQ,
+    }
+)
+"""Of these, what changes nothing waits for nobody: leases and locks must not hang on another's change."""
 REGISTERED_CODES: Final = frozenset(
     {
         RequestCode.UPDATE_AND_CREATE_TOPIC,
@@ -254,6 +266,7 @@ class Coordinator:
     def serve(self, caller: Caller, request: RemotingCommand, now: Now, *, replay: bool = False) -> None:
         """Serve one client request; the answer goes to the outbox, now or later."""
         handler = self._handlers.get(request.code)
+        published = len(self.outbox.entries)
         try:
             if handler is None:
                 answer: RemotingCommand | None = RemotingCommand.response_to(
@@ -270,16 +283,19 @@ class Coordinator:
         except FrameError as error:
             answer = RemotingCommand.response_to(request, ResponseCode.SYSTEM_ERROR, error.remark)
         if answer is not None and not replay:
-            self._reply(caller, request, answer)
+            self._reply(caller, request, answer, changed=len(self.outbox.entries) > published)
 
-    def _reply(self, caller: Caller, request: RemotingCommand, answer: RemotingCommand) -> None:
+    def _reply(
+        self, caller: Caller, request: RemotingCommand, answer: RemotingCommand, *, changed: bool = True
+    ) -> None:
         success = answer.code == ResponseCode.SUCCESS
+        waits = request.code in TABLE_CODES and (changed or request.code not in RENEWALS)
         self.outbox.replies.append(
             Reply(
                 caller.key,
                 caller.request_id,
                 None if request.is_oneway else answer,
-                tables=success and request.code in TABLE_CODES,
+                tables=success and waits,
                 registration=success and request.code in REGISTERED_CODES,
             )
         )
@@ -463,20 +479,24 @@ class Coordinator:
             if name not in fields:
                 raise RequestError(ResponseCode.INVALID_PARAMETER, f"{shown} is null, topic is {topic}")
         queue_id, offset = int_field(fields, "queueId", bits=32), int_field(fields, "commitOffset")
-        if not self._commit(OffsetKey(topic, group, queue_id), offset, now):
+        if not self._commit(OffsetKey(topic, group, queue_id), offset, now, caller.read_ms):
             raise RequestError(ResponseCode.SYSTEM_ERROR, "there are too many committed offsets")
         return RemotingCommand.response_to(request, ResponseCode.SUCCESS)
 
-    def commit(self, commits: Iterable[tuple[str, str, int, int]], now: Now) -> None:
-        """Note offsets that pulls carried: group, topic, queue id, offset."""
+    def commit(self, commits: Iterable[tuple[str, str, int, int]], now: Now, read_ms: int = 0) -> None:
+        """Note offsets that pulls carried: group, topic, queue id, offset.
+
+        Args:
+            read_ms: when their gateway read the first of them; monotonic.
+        """
         for group, topic, queue_id, offset in commits:
             if self.topics.get(topic) is not None and self.groups.get(group) is not None:
-                self._commit(OffsetKey(topic, group, queue_id), offset, now)
+                self._commit(OffsetKey(topic, group, queue_id), offset, now, read_ms)
 
-    def _commit(self, key: OffsetKey, offset: int, now: Now) -> bool:
-        if self._is_of_the_dead(key, offset):
+    def _commit(self, key: OffsetKey, offset: int, now: Now, read_ms: int) -> bool:
+        if self._is_of_the_dead(key, offset) or self.offsets.is_late(key, read_ms):
             return True
-        known = self.offsets.commit(key, offset, now.wall_ms)
+        known = self.offsets.commit(key, offset, now.wall_ms, read_ms)
         if known:
             self.outbox.offset_rows.append((key, offset))
         return known
@@ -495,6 +515,9 @@ class Coordinator:
     # --- locks ---------------------------------------------------------------------------------------
 
     def _lock(self, caller: Caller, request: RemotingCommand, now: Now) -> RemotingCommand:
+        if caller.read_ms and now.monotonic_ms - caller.read_ms > GIVEN_UP_MS:
+            # It would hold queues that it does not know of, and no one could have them.
+            raise RequestError(ResponseCode.SYSTEM_BUSY, "the request is so old that its client has given up")
         asked = _lock_body(request.body)
         queues = asked.queues()
         answer = self.locks.lock(
@@ -513,7 +536,9 @@ class Coordinator:
 
     def _unlock(self, caller: Caller, request: RemotingCommand, now: Now) -> RemotingCommand:
         asked = _lock_body(request.body)
-        self.outbox.lock_rows += self.locks.unlock(asked.consumer_group, asked.client_id, asked.queues())
+        self.outbox.lock_rows += self.locks.unlock(
+            asked.consumer_group, asked.client_id, asked.queues(), caller.read_ms
+        )
         self._note_locks(asked.consumer_group, now)
         return RemotingCommand.response_to(request, ResponseCode.SUCCESS)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 LOCKS_MAX: Final = 1_000_000
+LATE_MS: Final = 2_000
+"""A renewal and the request after it may be served in the same moment; this much apart they are not."""
 
 
 class QueueKey(NamedTuple):
@@ -122,13 +124,20 @@ class Locks:
             del self._groups[group]
         return answer
 
-    def unlock(self, group: str, client_id: str, queues: Iterable[QueueKey]) -> list[LockRow]:
-        """Serve 42: let go of what the client holds; others' locks stay."""
+    def unlock(
+        self, group: str, client_id: str, queues: Iterable[QueueKey], read_ms: int = 0
+    ) -> list[LockRow]:
+        """Serve 42: let go of what the client holds; others' locks stay.
+
+        Args:
+            read_ms: when its gateway read the request; 0 = now.  A lock that was renewed well after that was
+                taken anew, through another gateway: it stays.
+        """
         rows = []
         locks = self._groups.get(group, {})
         for queue in queues:
             held = locks.get(queue)
-            if held is not None and held.client_id == client_id:
+            if held is not None and held.client_id == client_id and not _is_older(read_ms, held):
                 del locks[queue]
                 self._count -= 1
                 rows.append(LockRow(group, queue, client_id, 0))
@@ -161,3 +170,7 @@ class Locks:
         for group, locks in self._groups.items():
             for queue, held in locks.items():
                 yield LockRow(group, queue, held.client_id, held.renewed_ms)
+
+
+def _is_older(read_ms: int, held: Held) -> bool:
+    return 0 < read_ms < held.renewed_ms - LATE_MS

@@ -67,6 +67,8 @@ class Offsets:
         self.changed = False
         """Whether something was committed since `saved` was called."""
         self._table: dict[tuple[str, str], dict[int, int]] = {}
+        self._read: dict[tuple[str, str], dict[int, int]] = {}
+        """When the commit that counts was read, where that is known."""
         self._count = 0
         self._commits = 0
 
@@ -80,12 +82,15 @@ class Offsets:
         self._count += key.queue_id not in queues
         queues[key.queue_id] = offset
 
-    def commit(self, key: OffsetKey, offset: int, now_ms: int) -> bool:
+    def commit(self, key: OffsetKey, offset: int, now_ms: int, read_ms: int = 0) -> bool:
         """Note an offset; False when there are too many already.
 
         Args:
             now_ms: wall clock, for the data version.
+            read_ms: when a gateway read it; monotonic, 0 = not known.
         """
+        if read_ms:
+            self._read.setdefault((key.topic, key.group), {})[key.queue_id] = read_ms
         queues = self._table.setdefault((key.topic, key.group), {})
         if key.queue_id not in queues:
             if self._count >= self.offsets_max:
@@ -99,6 +104,13 @@ class Offsets:
         if self._commits % COMMITS_PER_VERSION == 0:
             self.version = DataVersion(self.version.state_version, now_ms, self.version.counter + 1)
         return True
+
+    def is_late(self, key: OffsetKey, read_ms: int) -> bool:
+        """Say whether a gateway read this commit before the one that counts, and hands it over only now.
+
+        It stood still meanwhile, and the group has gone on elsewhere.
+        """
+        return 0 < read_ms < self._read.get((key.topic, key.group), {}).get(key.queue_id, 0)
 
     def get(self, key: OffsetKey) -> int | None:
         """Return the committed offset, None when there is none."""
@@ -120,8 +132,7 @@ class Offsets:
             for group in self.groups_of(topic)
             for queue_id in self._table.pop((topic, group))
         ]
-        self._count -= len(gone)
-        self.changed |= bool(gone)
+        self._forgotten(gone)
         return gone
 
     def forget_group(self, group: str) -> list[OffsetKey]:
@@ -131,9 +142,14 @@ class Offsets:
             for topic in self.topics_of(group)
             for queue_id in self._table.pop((topic, group))
         ]
+        self._forgotten(gone)
+        return gone
+
+    def _forgotten(self, gone: list[OffsetKey]) -> None:
+        for key in gone:
+            self._read.pop((key.topic, key.group), None)
         self._count -= len(gone)
         self.changed |= bool(gone)
-        return gone
 
     def rows(self) -> Iterator[tuple[OffsetKey, int]]:
         """Yield every committed offset."""

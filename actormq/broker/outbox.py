@@ -38,6 +38,8 @@ class Caller(NamedTuple):
     request_id: int
     peer: str
     lease_ms: int
+    read_ms: int = 0
+    """When its gateway read the request; monotonic, 0 = not known."""
 
 
 @dataclass(slots=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from actormq_process import Dev, dev_in
-from gateway_process import Peer, ask_anew, heartbeat, kill, until
+from gateway_process import Peer, ask_anew, heartbeat, kill, roles, until
 from gateway_rig import pull_request, send_request
 
 from actormq.wire import frame, json
@@ -174,3 +176,46 @@ def test_sync_mode_answers_after_the_sync(tmp_path: Path) -> None:
         assert positions["flushed"] > end
         peer.close()
         assert dev.stop() == 0
+
+
+def test_a_gateway_that_stood_still_sets_no_offset_back(dev: Dev, peer: Peer) -> None:
+    """What it had read before it was stopped comes late: the group has gone on through another gateway.
+
+    Nor does anybody wait for it: what changes the tables meanwhile is answered.
+    """
+    topic, group = "still", "g-still"
+    assert peer.ask(send_request(topic)).code == 0
+    pids = {name: pid for name, pid in roles(dev).items() if name.startswith("gateway")}
+    ours = {name: peer_of(dev, pid) for name, pid in pids.items()}
+    stopped, other = ours["gateway-0"], ours["gateway-1"]
+    fields = {"consumerGroup": group, "topic": topic, "queueId": "0"}
+    for one, name in ((stopped, "c0"), (other, "c1")):
+        assert one.ask(heartbeat(f"{name}@still", group, topic)).code == 0
+    for commit in range(1, 6):
+        # Offsets that pulls carry are gathered for some time before they go on.
+        assert stopped.ask(pull_request(topic, group, 0, flags=1, commit_offset=commit)).code == 0
+    os.kill(pids["gateway-0"], signal.SIGSTOP)
+    try:
+        assert other.ask(RemotingCommand.request(15, {**fields, "commitOffset": "90"})).code == 0
+        assert other.ask(heartbeat("c1@still", group, topic)).code == 0
+        made = {"topic": "made-meanwhile", "defaultTopic": "TBW102", "readQueueNums": "1", "perm": "6"}
+        more = {"writeQueueNums": "1", "topicFilterType": "SINGLE_TAG", "order": "false"}
+        assert other.ask(RemotingCommand.request(17, {**made, **more})).code == 0
+    finally:
+        os.kill(pids["gateway-0"], signal.SIGCONT)
+    assert stopped.is_closed()
+    until("it serves", lambda: roles(dev).get("gateway-0") == pids["gateway-0"])
+    assert other.ask(RemotingCommand.request(14, fields)).fields["offset"] == "90"
+    for one in ours.values():
+        one.close()
+
+
+def peer_of(dev: Dev, pid: int) -> Peer:
+    """Return a client that this gateway has accepted."""
+    while True:
+        made = Peer(dev)
+        assert made.ask(RemotingCommand.request(300001)).code == 0
+        ours = made.sock.getsockname()[1]
+        if any(one.raddr and one.raddr.port == ours for one in psutil.Process(pid).net_connections("tcp")):
+            return made
+        made.close()

@@ -47,6 +47,7 @@ COMMITS_KEPT_NS: Final = 50_000_000
 """How long offsets that pulls carried are gathered: of one queue only the last counts.  Clients repeat them
 every few seconds anyway; whatever else is said takes them along, so that the order holds."""
 OVERLOAD: Final = "[OVERLOAD]system busy, start flow control for a while"
+_NS_PER_MS: Final = 1_000_000
 _GONE: Final = "the coordinator was replaced before it answered, please try again"
 
 _ASSIGNMENTS: Final = {
@@ -156,10 +157,12 @@ class Relay:
         client.introduced = True
         command.body = b""
         asked_id = self._new_id()
-        message = self._serve_message(client, asked_id, kept)
+        message = self._serve_message(client, asked_id, kept, read_ms=now_ns // _NS_PER_MS)
         self._ask(asked_id, _Asked(message, now_ns + ANSWER_TIMEOUT_NS, client, command), now_ns)
 
-    def _serve_message(self, client: Client, asked_id: int, data: bytes, replay: bool = False) -> Serve:
+    def _serve_message(
+        self, client: Client, asked_id: int, data: bytes, *, replay: bool = False, read_ms: int = 0
+    ) -> Serve:
         return Serve(
             gateway=self._gateway,
             incarnation=self._incarnation,
@@ -169,6 +172,7 @@ class Relay:
             command=data,
             front=client.front,
             replay=replay,
+            read_ms=read_ms,
         )
 
     def need_topic(self, needed: TopicNeeded, on_needed: OnNeeded, now_ns: int) -> None:
@@ -291,7 +295,10 @@ class Relay:
         """Let the offsets that were gathered go with the next `pump`."""
         if self._commits:
             commits = [(*queue, offset) for queue, offset in self._commits.items()]
-            self._outgoing.append(CommitOffsets(self._gateway, self._incarnation, commits))
+            assert self._commits_since_ns is not None
+            self._outgoing.append(
+                CommitOffsets(self._gateway, self._incarnation, commits, self._commits_since_ns // _NS_PER_MS)
+            )
             self._commits = {}
             self._commits_since_ns = None
 

@@ -19,6 +19,7 @@ from store_rig import Died, killing, log_records
 
 from actormq.actors.coordinator import (
     ROW_WRITERS,
+    SILENT_NS,
     CallClient,
     CommitOffsets,
     ConnectionClosed,
@@ -168,8 +169,18 @@ def test_a_change_is_answered_when_every_living_gateway_knows_it(rig: Rig) -> No
     assert answer.code == 0
     assert positions.role(slot_of("coordinator"), RoleCell.WANTED_TABLES) == 0
 
-    number = rig.send(17, new_topic("more"))
+    number = rig.send(17, new_topic("stopped"))
     rig.read_tables("gateway-0")
+    rig.broker.clock.advance_ms(SILENT_NS // 1_000_000)
+    rig.broker.gateway("gateway-0")
+    rig.turn()
+    assert rig.answers()[number] is not None, "it waits for a gateway that stands still"
+
+    number = rig.send(17, new_topic("more"))
+    rig.broker.gateway("gateway-1")
+    rig.read_tables("gateway-0")
+    rig.turn()
+    assert rig.answers() == {}
     rig.broker.gateway("gateway-1", 1, RoleState.ABSENT)
     rig.actor.on_role_changed("gateway-1", 0)
     rig.turn()
@@ -461,6 +472,21 @@ def test_one_way_requests_are_acknowledged_to_the_gateway_only(rig: Rig) -> None
 # --- successors ------------------------------------------------------------------------------------------
 
 
+def test_what_a_gateway_read_before_it_stood_still_moves_nothing_back(rig: Rig) -> None:
+    """Commits count in the order in which gateways read them, not in that in which they come."""
+    rig.ask(17, new_topic())
+    rig.ask(200, None, {"groupName": "g"})
+    fields = {"consumerGroup": "g", "topic": "orders", "queueId": "0"}
+    now_ms = rig.broker.clock.monotonic_ns() // 1_000_000
+    rig.actor.on_message(CommitOffsets("gateway-1", 1, [("g", "orders", 0, 90)], now_ms), LOCAL)
+    rig.actor.on_message(CommitOffsets("gateway-0", 1, [("g", "orders", 0, 5)], now_ms - 10_000), LOCAL)
+    assert rig.ask(14, fields).fields == {"offset": "90"}
+    rig.ask(15, {**fields, "commitOffset": "6"}, read_ms=now_ms - 9_000)
+    assert rig.ask(14, fields).fields == {"offset": "90"}
+    rig.ask(15, {**fields, "commitOffset": "7"}, read_ms=now_ms + 1)
+    assert rig.ask(14, fields).fields == {"offset": "7"}, "a group may go back of its own will"
+
+
 def test_offsets_and_locks_survive_the_process(rig: Rig) -> None:
     """Killed without any save: the successor knows each one, those of pulls included."""
     rig.ask(17, new_topic(queues=3))
@@ -488,6 +514,7 @@ def test_a_successor_moves_nothing_until_all_gateways_have_replayed(rig: Rig) ->
     rig.beat("c2", connection_id=5, gateway="gateway-1")
     rig.start()
     assert rig.ask(38, {"consumerGroup": "g"}).code == 1
+    rig.answers("gateway-1")
     rig.beat("c1", connection_id=1, replay=True)
     rig.actor.on_message(ReplayDone("gateway-0", 1), LOCAL)
     assert rig.ask(38, {"consumerGroup": "g"}).code == 1

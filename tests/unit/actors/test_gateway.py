@@ -1237,6 +1237,21 @@ class TestStandstill:
         rig.turn(native.has_lost_connection)
         assert native.ask(send_request()).fields["queueOffset"] == "1"
 
+    def test_what_was_read_before_says_when(self, rig: Rig, peer: TcpPeer) -> None:
+        """Commits that were under way when it was stopped reach the coordinator with their age."""
+        rig.coordinator.full = True
+        before_ms = rig.clock.monotonic_ns() // 1_000_000
+        peer.tell(pull_request(flags=3, commit_offset=7))
+        rig.turn(lambda: rig.gateway._pulls.parked == 1)
+        peer.tell(RemotingCommand.request(15))
+        rig.turn(lambda: rig.gateway._relay.unanswered == 1)
+        after_ms = rig.clock.monotonic_ns() // 1_000_000
+        rig.clock.ahead_ns += 10_000_000_000
+        rig.coordinator.full = False
+        rig.turn(lambda: rig.coordinator.of(ConnectionClosed))
+        (commits,), (serve,) = rig.coordinator.of(CommitOffsets), rig.coordinator.of(Serve)
+        assert before_ms <= commits.read_ms <= serve.read_ms <= after_ms
+
     def test_sends_that_waited_are_forgotten(self, tmp_path: Path) -> None:
         """For room, or for their topic; what is in the ring is stored."""
         rig = Rig(tmp_path, ring_bytes=4096)

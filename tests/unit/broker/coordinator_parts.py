@@ -113,13 +113,18 @@ class Bench:
         replay: bool = False,
         lease_ms: int = 120_000,
         oneway: bool = False,
+        read_ms: int = 0,
     ) -> RemotingCommand | None:
         """Serve one request; return its answer, None when there is none yet (see `reply`)."""
         data = body if isinstance(body, bytes) else json.dumps(body)
         request = RemotingCommand.request(code, fields, data, oneway=oneway)
         self.request_id += 1
         caller = Caller(
-            ConnectionKey(gateway, 1, connection), self.request_id, f"10.0.0.{connection}:5", lease_ms
+            ConnectionKey(gateway, 1, connection),
+            self.request_id,
+            f"10.0.0.{connection}:5",
+            lease_ms,
+            read_ms,
         )
         before = len(self.state.outbox.replies)
         self.state.serve(caller, request, now, replay=replay)

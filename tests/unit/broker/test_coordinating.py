@@ -231,6 +231,36 @@ def test_locking_and_unlocking() -> None:
     assert len(bench.state.outbox.lock_rows) == 6
 
 
+def test_locks_that_were_asked_for_long_ago() -> None:
+    """A gateway stood still: who asked for a lock has given up, who let one go may have it again."""
+    bench = Bench()
+    then, now = NOW.monotonic_ms, NOW._replace(monotonic_ms=NOW.monotonic_ms + 10_000)
+    refused = bench.ask(41, None, lock_body("c1", 0), now=now, read_ms=then)
+    assert refused is not None
+    assert refused.code == 2
+    assert (
+        len(bench.good(41, None, lock_body("c1", 0), now=now, read_ms=now.monotonic_ms)["lockOKMQSet"]) == 1
+    )
+    bench.good(42, None, lock_body("c1", 0), now=now, read_ms=then)
+    assert not bench.good(41, None, lock_body("c2", 0), now=now)["lockOKMQSet"], "an old request let it go"
+    bench.good(42, None, lock_body("c1", 0), now=now, read_ms=now.monotonic_ms)
+    assert bench.good(41, None, lock_body("c2", 0), now=now)["lockOKMQSet"]
+
+
+def test_who_changes_nothing_waits_for_nobody() -> None:
+    """Leases and locks do not hang on gateways that have not read somebody else's change."""
+    bench = Bench()
+    bench.beat("c1")
+    assert bench.reply().tables, "a new member's subscription must be known everywhere"
+    bench.beat("c1")
+    assert not bench.reply().tables
+    bench.good(41, None, lock_body("c1", 0))
+    assert bench.reply().tables, "the group has become an orderly one"
+    for code in (41, 42, 41):
+        bench.good(code, None, lock_body("c1", 1) if code == 42 else lock_body("c1", 0, 1))
+        assert not bench.reply().tables
+
+
 def test_old_locks_end_by_themselves() -> None:
     """The tick forgets them and takes the mark from the group."""
     bench = Bench()
