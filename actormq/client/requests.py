@@ -274,7 +274,7 @@ class PullAnswer:
     min_offset: QueueOffset
     max_offset: QueueOffset
     suggested_broker_id: int
-    body: bytes
+    body: bytes | memoryview
 
 
 def pull(
@@ -333,7 +333,7 @@ def parse_pull(answer: RemotingCommand, address: str) -> PullAnswer:
         QueueOffset(_number(answer, "minOffset")),
         QueueOffset(_number(answer, "maxOffset")),
         _number(answer, "suggestWhichBrokerId"),
-        bytes(answer.body),
+        answer.body,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import zmq
 
+from actormq.net.joining import Joiner
 from actormq.net.tcp import Buffer, Timer
 from actormq.wire.frame import FRAME_BYTES_MAX, HEADER_BYTES_MAX
 
@@ -88,8 +89,13 @@ class RouterClient:
         self._queue: deque[tuple[Buffer, ...]] = deque()
 
     def send(self, *parts: Buffer) -> None:
-        """Queue one message: the header part and the parts of its body.  A closed client gets nothing."""
+        """Queue one message: the header part and the parts of its body.  A closed client gets nothing.
+
+        The client would join the parts, having received one after the other: here it is done once for both.
+        """
         if not self.closed:
+            if len(parts) > 2:
+                parts = (parts[0], self.server.joiner.join(parts[1:]))
             self._queue.append(parts)
             self.queued_bytes += sum(map(len, parts))
             self.server.dirty.add(self)
@@ -162,6 +168,7 @@ class RouterServer:
         self.endpoint = endpoint
         self.clients: dict[bytes, RouterClient] = {}
         self.dirty: set[RouterClient] = set()
+        self.joiner = Joiner()
         self._refused = False
         self._leases_seen_ns = now_ns()
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
