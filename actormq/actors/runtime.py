@@ -231,7 +231,8 @@ class ProcessActor(pykka.Actor):
                 self.loop.wait(0)
             else:
                 doorbell.prepare_sleep()
-                has_news = self.has_news() or bool(self._calls)
+                # What a turn sends at its end may have changed a ZeroMQ socket that it had looked at before.
+                has_news = self.has_news() or bool(self._calls) or self.loop.dispatch_zmq()
                 self.loop.wait(0 if has_news else self._sleep_until_ns())
                 doorbell.woke(self._rung)
                 self._rung = False
@@ -254,16 +255,18 @@ class ProcessActor(pykka.Actor):
     def _turn(self) -> bool:
         """Do all that is there to do; True when another turn must come before the role may sleep.
 
-        What is in the rings needs none: `has_news` looks at them last of all.
+        What is in the rings and in ZeroMQ's sockets needs none: they are looked at last of all.
         """
         now_ns = self.context.clock.monotonic_ns()
         self._beat(now_ns)
-        batched = self.on_batch()
-        if batched:
+        # ZeroMQ first, so that the same turn hands on what has come.
+        worked = self.loop.dispatch_zmq()
+        worked |= self.on_batch()
+        if worked:
             self._look_again = True
-        busy = batched and self._stopping
+        busy = worked and self._stopping
         busy |= self._run_calls() | self._read_inbox() | self._tick(now_ns)
-        busy |= self.loop.dispatch_zmq() | self.loop.dispatch_timers()
+        busy |= self.loop.dispatch_timers()
         busy |= self._read_kept()
         if self._stop_asked:
             self._stop_asked = False

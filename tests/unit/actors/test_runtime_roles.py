@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import zmq
 from pykka import ActorDeadError
 
 from actormq.actors.mailbox import Sender
@@ -214,6 +215,62 @@ def test_call_soon_wakes_the_loop(context: RoleContext) -> None:
     actor._start_actor_loop()
     thread.join()
     assert ran_in == [threading.get_ident()]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]]:
+    """A PUSH and the PULL that it feeds."""
+    sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    pull, push = sockets.socket(zmq.PULL), sockets.socket(zmq.PUSH)
+    push.connect(f"tcp://127.0.0.1:{pull.bind_to_random_port('tcp://127.0.0.1')}")
+    yield push, pull
+    sockets.destroy(0)
+
+
+def test_what_zeromq_brings_is_handed_on_by_the_same_turn(
+    context: RoleContext, pipe: tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
+) -> None:
+    """Not by the next one, perhaps after a rest."""
+    push, pull = pipe
+    actor = SumActor(context)
+    actor.loop.watch_zmq(pull, lambda events: actor.state.queued.append(int(pull.recv())))
+    push.send(b"7")
+    assert pull.poll(60_000)
+    actor.loop.used(pull)
+    actor._turn()
+    assert actor.state.total == 7
+
+
+def test_no_sleep_over_a_message_that_a_batch_has_made_silent(
+    context: RoleContext, pipe: tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
+) -> None:
+    """A socket used by `on_batch` may be ready with its descriptor at rest: it is asked before the poll."""
+    push, pull = pipe
+
+    class Using(SumActor):
+        def on_batch(self) -> bool:
+            if not self.calls:
+                self.calls.append("used")
+                for number in (b"1", b"2"):
+                    push.send(number)
+                assert pull.poll(60_000) and pull.recv() == b"1" and pull.poll(60_000)
+                self.loop.used(pull)
+            return False
+
+    def wait(until_ns: int | None) -> bool:
+        assert not pull.getsockopt(zmq.EVENTS) & zmq.POLLIN, "asleep while a message waits"
+        if not stops:
+            stops.append(actor.stop())
+        return False
+
+    actor = Using(context)
+    got: list[bytes] = []
+    stops: list[bool] = []
+    actor.loop.watch_zmq(pull, lambda events: got.append(pull.recv()))
+    actor.loop.dispatch_zmq()
+    actor.loop.wait = wait  # type: ignore[method-assign]
+    actor._actor_loop_running()
+    assert got == [b"2"]
 
 
 def test_busy_says_since_when(context: RoleContext) -> None:
