@@ -38,11 +38,13 @@ def send(
 ) -> None:
     """Send a message, or with --lines one for each line of standard input."""
     from actormq.client.producer import Producer
+    from actormq.client.settings import ProducerSettings
 
     options: dict[str, Any] = {"tags": tags, "keys": keys or (), "properties": _properties(properties or [])}
     options["key"] = key
     sent = 0
-    with Producer(client_url(namesrv), GROUP) as producer:
+    settings = ProducerSettings(offset_message_ids=as_json)
+    with Producer(client_url(namesrv), GROUP, settings=settings) as producer:
         if lines:
             results = _send_all(producer, topic, _lines(body), options)
         else:

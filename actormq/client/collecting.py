@@ -178,7 +178,8 @@ class Collector:
             if len(self._heads) >= _HEADS_REMEMBERED_MAX:
                 self._heads.clear()
             settings = self._sender.settings
-            head = BatchHead(self._sender.group, queue, wait_stored, settings.queues_wanted)
+            no_ids = not settings.offset_message_ids
+            head = BatchHead(self._sender.group, queue, wait_stored, settings.queues_wanted, no_ids)
             self._heads[queue, wait_stored] = head
         return head
 

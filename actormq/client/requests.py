@@ -127,11 +127,13 @@ def send(
     *,
     queues_wanted: int,
     oneway: bool = False,
+    no_ids: bool = False,
 ) -> RemotingCommand:
     """Return the request that stores `message` in `queue`.
 
     Args:
         queues_wanted: how many queues the topic gets if the broker has to create it.
+        no_ids: the answer need not have the offset message ids; a RocketMQ broker sends them all the same.
     """
     header = SendHeader(
         producer_group=group,
@@ -147,6 +149,7 @@ def send(
         unit_mode=False,
         max_reconsume_times=message.max_reconsume_times,
         batch=message.batch,
+        no_ids=no_ids,
     )
     code = RequestCode.SEND_BATCH_MESSAGE if message.batch else RequestCode.SEND_MESSAGE_V2
     return request(code, encode_send_v2(header, queue.broker_name), message.body, oneway)
@@ -158,15 +161,18 @@ class BatchHead:
     Args:
         queue: where to.
         wait_stored: of all its messages.
+        no_ids: as for `send`.
     """
 
     _OPAQUE: Final = 1_123_456_789
     _BORN_MS: Final = 1_987_654_321_012
 
-    def __init__(self, group: str, queue: MessageQueue, wait_stored: bool, queues_wanted: int) -> None:
+    def __init__(
+        self, group: str, queue: MessageQueue, wait_stored: bool, queues_wanted: int, no_ids: bool
+    ) -> None:
         properties = encode_user_properties(wait_stored=wait_stored)
         message = Outgoing(body=b"", properties=properties, message_ids=[], batch=True)
-        command = send(group, queue, message, self._BORN_MS, queues_wanted=queues_wanted)
+        command = send(group, queue, message, self._BORN_MS, queues_wanted=queues_wanted, no_ids=no_ids)
         command.opaque = self._OPAQUE
         header = frame.encode_header(command)
         self._type = command.serialize << 24

@@ -34,7 +34,8 @@ class SendResult:
     Attributes:
         status: SEND_OK, or what the broker could not yet guarantee (flushed, replicated).
         message_id: the key that the producer made (``UNIQ_KEY``).
-        offset_message_id: the broker's own id: address and log offset.
+        offset_message_id: the broker's own id: address and log offset; of a collected message perhaps empty,
+            see `ProducerSettings.offset_message_ids`.
         queue_offset: its number in the queue.
     """
 

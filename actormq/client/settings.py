@@ -147,6 +147,9 @@ class ProducerSettings:
     """How long `send_async` waits for room in the window."""
     queues_wanted: int = 4
     """For topics that the broker creates on demand."""
+    offset_message_ids: bool = False
+    """Whether results of `send_async` have the broker's ids: 32 digits a message in each answer.  Without,
+    `offset_message_id` may be empty; unique key, or queue and offset, name the message as well."""
     batch: BatchLimits = field(default_factory=BatchLimits)
 
     def __post_init__(self) -> None:

@@ -19,16 +19,19 @@ from actormq_process import Dev, running_dev
 from process.broker_load import GET_ROLES, call
 
 from actormq.client import (
+    BatchLimits,
     Consumer,
     ConsumerSettings,
     Message,
     Producer,
+    ProducerSettings,
     ReceivedMessage,
     RetryLater,
     SendResult,
     StartFrom,
     connect,
 )
+from actormq.client.identifiers import parse_offset_message_id
 from actormq.errors import RequestRefused, ResponseCode
 
 pytestmark = pytest.mark.timeout(180)
@@ -80,6 +83,23 @@ def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> float
         assert time.monotonic() - began < seconds
         tick.wait(0.02)
     return time.monotonic() - began
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_ids_of_the_broker_come_where_they_are_wanted(url: str, scheme: str, wanted: bool) -> None:
+    """An answer to a collected batch has them only if the producer asks: 32 digits a message."""
+    topic = f"ids-{scheme}-{wanted}"
+    settings = ProducerSettings(offset_message_ids=wanted, batch=BatchLimits(batch_messages=50))
+    with Producer(url, "p", settings=settings) as producer:
+        # Batches are posted over the connection that the first message opened.
+        assert producer.send_async(topic, b"first").result(SECONDS).offset_message_id
+        futures = [producer.send_async(topic, b"%d" % index) for index in range(200)]
+        producer.flush()
+        ids = [future.result(0).offset_message_id for future in futures]
+    if wanted:
+        assert len({parse_offset_message_id(one).log_offset for one in ids}) == 200
+    else:
+        assert "" in ids
 
 
 def test_every_way_of_sending_arrives_with_its_tag(url: str, scheme: str) -> None:

@@ -371,16 +371,17 @@ BATCH = RequestCode.SEND_BATCH_MESSAGE
     body=st.binary(max_size=50),
     topic=st.sampled_from(["orders", "a|b%c", 't"opaque":1']),
     wait_stored=st.booleans(),
+    no_ids=st.booleans(),
 )
 def test_the_head_of_a_batch_is_that_of_an_ordinary_request(
-    opaque: int, born_ms: int, body: bytes, topic: str, wait_stored: bool
+    opaque: int, born_ms: int, body: bytes, topic: str, wait_stored: bool, no_ids: bool
 ) -> None:
     queue = MessageQueue(topic, "broker-a", 3)
     properties = encode_user_properties(wait_stored=wait_stored)
     message = requests.Outgoing(body=body, properties=properties, message_ids=[], batch=True)
-    command = requests.send("group", queue, message, born_ms, queues_wanted=4)
+    command = requests.send("group", queue, message, born_ms, queues_wanted=4, no_ids=no_ids)
     command.opaque = opaque
-    head = requests.BatchHead("group", queue, wait_stored, 4)
+    head = requests.BatchHead("group", queue, wait_stored, 4, no_ids)
     assert head.encode(opaque, born_ms, len(body)) + body == frame.encode(command)
 
 
