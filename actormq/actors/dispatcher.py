@@ -39,10 +39,12 @@ STEP_BYTES: Final = 4 * 1024 * 1024
 """How much of the log is dispatched at once, before others hear of it."""
 FORGET_BYTES: Final = 16 * 1024 * 1024
 """Maps of what is done are given back in pieces of this size: a role needs no memory for the past."""
-SPACING_NS: Final = 500_000
-"""Under load, the time from one batch to the next (RocketMQ looks every millisecond)."""
-CROWD_NS: Final = 1_000_000
-"""A batch that begins so soon after the last one means load."""
+SPACING_NS: Final = 1_000_000
+"""Under load, the time from the beginning of a batch to that of the next (RocketMQ's, too)."""
+CROWD: Final = 4
+"""So many records in a batch mean load,"""
+CROWD_NS: Final = 300_000
+"""and so does one that begins so soon after the last one."""
 BEHIND_BYTES: Final = 256 * 1024
 """With so much still to do there is no resting."""
 NO_SPACE_RETRY_NS: Final = 1_000_000_000
@@ -190,6 +192,7 @@ class Dispatcher:
             self._reader.file(base), start, limit, base, self._rows.rows, self._delay_ms,
             self._index is not None,
         )  # fmt: skip
+        self._crowded |= found.records >= CROWD
         grown = self._write(found)
         faults.point("dispatcher.readable")
         self._put_index(found, wall_ms)

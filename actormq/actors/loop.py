@@ -46,16 +46,17 @@ class _ZmqWatch:
     last read.  So EVENTS is read again whenever the socket was used (`stale`).
     """
 
-    __slots__ = ("callback", "events", "socket", "stale")
+    __slots__ = ("callback", "events", "loop", "socket", "stale")
 
-    def __init__(self, socket: Any, events: int, callback: Callback) -> None:
+    def __init__(self, loop: Loop, socket: Any, events: int, callback: Callback) -> None:
+        self.loop = loop
         self.socket = socket
         self.events = events
         self.callback = callback
         self.stale = True
 
-    def signalled(self, _events: int) -> None:
-        self.stale = True
+    def signalled(self, _events: int = 0) -> None:
+        self.stale = self.loop.zmq_stale = True
 
     def ready(self) -> int:
         return int(self.socket.getsockopt(_ZMQ_EVENTS)) & self.events
@@ -70,6 +71,8 @@ class Loop:
         self._seconds = hasattr(select, "epoll")
         self._callbacks: dict[int, Callback] = {}
         self._zmq: dict[Any, _ZmqWatch] = {}
+        self.zmq_stale = False
+        """Whether `dispatch_zmq` has something to look at."""
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
 
@@ -96,14 +99,15 @@ class Loop:
 
         The callback need not read all that is there.  Whoever uses the socket outside of it says so (`used`).
         """
-        watch = self._zmq[socket] = _ZmqWatch(socket, events, callback)
+        watch = self._zmq[socket] = _ZmqWatch(self, socket, events, callback)
+        watch.signalled()
         self.watch(int(socket.getsockopt(_ZMQ_FD)), READ, watch.signalled)
 
     def used(self, socket: Any) -> None:
         """Say that the ZeroMQ `socket` was sent to or received from, outside its callback."""
         watch = self._zmq.get(socket)
         if watch is not None:
-            watch.stale = True
+            watch.signalled()
 
     def unwatch_zmq(self, socket: Any) -> None:
         """Forget the ZeroMQ `socket` (before it is closed)."""
@@ -132,13 +136,19 @@ class Loop:
 
     def dispatch_zmq(self) -> bool:
         """Run the callbacks of ZeroMQ sockets that are ready, once each; True when one ran."""
-        ran = False
+        ran = self.zmq_stale = False
         for watch in [watch for watch in self._zmq.values() if watch.stale]:
             watch.stale = False
             if events := watch.ready():
                 watch.callback(events)
-                watch.stale = ran = True
+                watch.signalled()
+                ran = True
         return ran
+
+    @property
+    def has_timers(self) -> bool:
+        """Whether any timer is set."""
+        return bool(self._timers)
 
     def dispatch_timers(self) -> bool:
         """Run the timers that are due; True when one ran."""
@@ -156,10 +166,17 @@ class Loop:
 
         Returns True when a callback ran.
         """
-        ready = self._poller.poll(self._timeout(until_ns))
-        for fd, callback, events in [(fd, self._callbacks.get(fd), events) for fd, events in ready]:
+        ready = self._poller.poll(0 if until_ns == 0 else self._timeout(until_ns))
+        callbacks = self._callbacks
+        if len(ready) == 1:
+            ((fd, events),) = ready
+            callback = callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+            return True
+        for fd, callback, events in [(fd, callbacks.get(fd), events) for fd, events in ready]:
             # An earlier callback of this round may have closed it, and another have got its number.
-            if callback is not None and self._callbacks.get(fd) is callback:
+            if callback is not None and callbacks.get(fd) is callback:
                 callback(events)
         return bool(ready)
 
@@ -175,7 +192,7 @@ class Loop:
             until_ns = due_ns
         if until_ns is None:
             return None
-        left_ns = 0 if until_ns == 0 else max(0, until_ns - self._now_ns())
+        left_ns = max(0, until_ns - self._now_ns())
         return left_ns / 1e9 if self._seconds else -(-left_ns // _NS_PER_MS)
 
     def close(self) -> None:

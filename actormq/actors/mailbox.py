@@ -387,6 +387,11 @@ class Mailbox:
                 del self._asked[ask_id]
                 future._finish(None, ActorDeadError(f"{role} died before it answered"))
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether some question has no answer yet."""
+        return bool(self._asked)
+
     def next_deadline_ns(self) -> int | None:
         """When the next question times out."""
         return min((future.deadline_ns for future in self._asked.values()), default=None)

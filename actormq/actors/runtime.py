@@ -10,12 +10,12 @@ status 70.  End of file on the control line means that the supervisor is gone: e
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
@@ -27,7 +27,7 @@ from actormq.actors.loop import READ, WRITE, Loop
 from actormq.actors.mailbox import ProcessFuture, Sender
 from actormq.errors import ActorMQError, PeerError
 from actormq.shm.doorbell import ALWAYS_RINGS
-from actormq.shm.positions import RoleCell, RoleState
+from actormq.shm.positions import Positions, RoleCell, RoleState
 from actormq.shm.ring import Port
 from actormq.shm.segment import Segment
 
@@ -78,6 +78,32 @@ class ProcessInbox:
         return not self._envelopes
 
 
+class Busy:
+    """The time in which a role waits for the disk; what ends by an error leaves the state as it was then."""
+
+    __slots__ = ("_positions", "_since_ns", "_slot", "_state")
+
+    def __init__(self, positions: Positions, slot: int, state: RoleState, since_ns: int) -> None:
+        self._positions = positions
+        self._slot = slot
+        self._state: int = state
+        self._since_ns = since_ns
+
+    def __enter__(self) -> None:
+        positions, slot = self._positions, self._slot
+        before = positions.role(slot, RoleCell.STATE)
+        positions.set_role(slot, RoleCell.BUSY_SINCE_NS, self._since_ns)
+        positions.set_role(slot, RoleCell.STATE, self._state)
+        self._state = before
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._positions.set_role(self._slot, RoleCell.STATE, self._state)
+            self._positions.set_role(self._slot, RoleCell.BUSY_SINCE_NS, 0)
+
+
 class ProcessActor(pykka.Actor):
     """A role.  Everything here runs in the main thread of the role's process.
 
@@ -100,7 +126,8 @@ class ProcessActor(pykka.Actor):
         self.ports: dict[str, Port] = {}
         self.loop = Loop(context.clock.monotonic_ns)
         self._calls: deque[Callable[[], None]] = deque()
-        self._beat_ns = 0
+        self._now_ns = context.clock.monotonic_ns
+        self._beat_due_ns = 0
         self._rung = False
         self._look_again = True
         self._stopping = False
@@ -174,16 +201,9 @@ class ProcessActor(pykka.Actor):
         self._calls.append(call)
         self.context.doorbell.ring()
 
-    @contextlib.contextmanager
-    def busy(self, state: RoleState) -> Iterator[None]:
+    def busy(self, state: RoleState) -> Busy:
         """Say that this role is inside a write or sync, so that silence is reported as a slow disk."""
-        slot = self.context.slot
-        before = self.positions.role(slot, RoleCell.STATE)
-        self.positions.set_role(slot, RoleCell.BUSY_SINCE_NS, self.context.clock.monotonic_ns())
-        self.positions.set_role(slot, RoleCell.STATE, state)
-        yield
-        self.positions.set_role(slot, RoleCell.STATE, before)
-        self.positions.set_role(slot, RoleCell.BUSY_SINCE_NS, 0)
+        return Busy(self.positions, self.context.slot, state, self._now_ns())
 
     # -- pykka's extension points
 
@@ -257,17 +277,26 @@ class ProcessActor(pykka.Actor):
 
         What is in the rings and in ZeroMQ's sockets needs none: they are looked at last of all.
         """
-        now_ns = self.context.clock.monotonic_ns()
-        self._beat(now_ns)
+        now_ns = self._now_ns()
+        if now_ns >= self._beat_due_ns:
+            self._beat(now_ns)
+        loop, mailbox = self.loop, self.context.mailbox
         # ZeroMQ first, so that the same turn hands on what has come.
-        worked = self.loop.dispatch_zmq()
-        worked |= self.on_batch()
-        if worked:
+        worked = loop.zmq_stale and loop.dispatch_zmq()
+        if self.on_batch() or worked:
             self._look_again = True
+            worked = True
         busy = worked and self._stopping
-        busy |= self._run_calls() | self._read_inbox() | self._tick(now_ns)
-        busy |= self.loop.dispatch_timers()
-        busy |= self._read_kept()
+        # Most turns have nothing else: each of these is asked before it is called.
+        if self._calls:
+            busy |= self._run_calls()
+        if not self.actor_inbox.empty():
+            busy |= self._read_inbox()
+        busy |= self._tick(now_ns)
+        if loop.has_timers:
+            busy |= loop.dispatch_timers()
+        if mailbox is not None and mailbox.kept:
+            busy |= self._read_kept()
         if self._stop_asked:
             self._stop_asked = False
             self._hand_on_stop()
@@ -277,10 +306,8 @@ class ProcessActor(pykka.Actor):
         return busy
 
     def _beat(self, now_ns: int) -> None:
-        interval_ns = self.config.supervisor.heartbeat_interval_ms * 1_000_000
-        if now_ns - self._beat_ns >= interval_ns:
-            self._beat_ns = now_ns
-            self.positions.set_role(self.context.slot, RoleCell.HEARTBEAT_NS, now_ns)
+        self._beat_due_ns = now_ns + self.config.supervisor.heartbeat_interval_ms * 1_000_000
+        self.positions.set_role(self.context.slot, RoleCell.HEARTBEAT_NS, now_ns)
 
     def _run_calls(self) -> bool:
         ran = bool(self._calls)
@@ -296,11 +323,9 @@ class ProcessActor(pykka.Actor):
 
     def _read_kept(self) -> bool:
         """Messages that came while a blocking ask waited."""
-        mailbox = self.context.mailbox
-        if mailbox is None or not mailbox.kept:
-            return False
         self._read_mailbox()
-        mailbox.on_used()
+        assert self.context.mailbox is not None
+        self.context.mailbox.on_used()
         return True
 
     def _handle(self, message: Any, sender: Sender) -> None:
@@ -322,8 +347,9 @@ class ProcessActor(pykka.Actor):
         return ran
 
     def _tick(self, now_ns: int) -> bool:
-        if self.context.mailbox is not None:
-            self.context.mailbox.expire(now_ns)
+        mailbox = self.context.mailbox
+        if mailbox is not None and mailbox.has_asked:
+            mailbox.expire(now_ns)
         due_ns = self.wake_at_ns()
         if due_ns is None or due_ns > now_ns:
             return False
@@ -331,12 +357,13 @@ class ProcessActor(pykka.Actor):
         return True
 
     def _sleep_until_ns(self) -> int:
-        until_ns = self._beat_ns + self.config.supervisor.heartbeat_interval_ms * 1_000_000
+        until_ns = self._beat_due_ns
         due_ns = self.wake_at_ns()
-        if due_ns is not None:
-            until_ns = min(until_ns, due_ns)
-        if self.context.mailbox is not None:
-            deadline_ns = self.context.mailbox.next_deadline_ns()
+        if due_ns is not None and due_ns < until_ns:
+            until_ns = due_ns
+        mailbox = self.context.mailbox
+        if mailbox is not None and mailbox.has_asked:
+            deadline_ns = mailbox.next_deadline_ns()
             until_ns = min(until_ns, deadline_ns) if deadline_ns is not None else until_ns
         if ALWAYS_RINGS and self._look_again:
             # Without fences somebody may have published without seeing our wish, and we without seeing

@@ -11,7 +11,6 @@ as if it had been rung, and rings everyone whom the dead one may have owed a rin
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -53,9 +52,10 @@ class Doorbell:
     def ring(self) -> None:
         """Wake the owner if it sleeps.  Call it after publishing, once per batch."""
         if ALWAYS_RINGS or self._cells.fence_then_load(self._sleeping):
-            # A full FIFO has been rung often enough.
-            with contextlib.suppress(BlockingIOError):
+            try:
                 os.write(self.fd, _ONE)
+            except BlockingIOError:
+                return  # a full FIFO has been rung often enough
 
     def prepare_sleep(self) -> None:
         """Owner: say that the next thing is a poll.  Then look at everything again before it."""
@@ -66,6 +66,8 @@ class Doorbell:
         self._cells.store(self._sleeping, 0)
         if not rung:
             return
-        with contextlib.suppress(BlockingIOError):
+        try:
             while len(os.read(self.fd, 4096)) == 4096:
                 pass
+        except BlockingIOError:
+            return  # somebody else's spurious wake-up

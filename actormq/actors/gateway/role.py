@@ -545,15 +545,14 @@ class GatewayActor(ProcessActor):
             self._pulls.park_all_again()
 
     def wake_at_ns(self) -> int | None:
-        times = [
-            self._sends.wake_at_ns(),
-            self._pulls.wake_at_ns(),
-            self._relay.wake_at_ns(),
-            self._stop_deadline_ns,
-        ]
+        due_ns = self._stop_deadline_ns
+        for time_ns in (self._sends.wake_at_ns(), self._pulls.wake_at_ns(), self._relay.wake_at_ns()):
+            if time_ns is not None and (due_ns is None or time_ns < due_ns):
+                due_ns = time_ns
         if self._pulls.blocked or (self._relay.blocked and self._coordinator_incarnation()):
-            times.append(self.context.clock.monotonic_ns() + _BLOCKED_RETRY_NS)
-        return min((time for time in times if time is not None), default=None)
+            retry_ns = self.context.clock.monotonic_ns() + _BLOCKED_RETRY_NS
+            due_ns = retry_ns if due_ns is None else min(due_ns, retry_ns)
+        return due_ns
 
     def on_tick(self, now_ns: int) -> None:
         self._sends.retry_line(now_ns)

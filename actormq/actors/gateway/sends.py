@@ -449,6 +449,8 @@ class Sends:
 
     def wake_at_ns(self) -> int | None:
         """When `expire` next has work.  (Questions about names end by themselves, in the relay.)"""
+        if not (self._line or self._syncing or self._path.deadline_ns):
+            return None
         times = []
         if self._line:
             times.append(self._line[0].since_ns + self._limits.wait_ns)
@@ -456,9 +458,7 @@ class Sends:
             times.append(self._syncing[0].deadline_ns)
         if self._path.deadline_ns:
             times.append(self._path.deadline_ns)
-        if self._moved_ns is not None and not self._stuck:
-            times.append(self._moved_ns + STALL_NS)
-        return min(times, default=None)
+        return min(times)
 
     # -- out
 
@@ -541,10 +541,11 @@ class Sends:
     @property
     def wanted_flushed(self) -> int:
         """The log offset whose sync is waited for; 0 = none."""
-        ends = [self._end_of(self._syncing[0])] if self._syncing else []
-        if self._path.wanted_end:
-            ends.append(self._path.wanted_end)
-        return min(ends, default=0)
+        wanted: int = self._path.wanted_end
+        if not self._syncing:
+            return wanted
+        slow = self._end_of(self._syncing[0])
+        return min(wanted, slow) if wanted else slow
 
     @property
     def idle(self) -> bool:
