@@ -8,6 +8,7 @@ KERNELS := $(wildcard actormq/kernels/*.py actormq/kernels/*.pxd actormq/kernels
 PYTEST_ARGS ?=
 DIST ?= dist
 BENCH_ARGS ?=
+LOADTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv kernels test lint type imports fmt demo bench interop soak loadtest wheel docs clean
@@ -71,8 +72,13 @@ interop: venv ## test against Java RocketMQ (needs Java; RMQ_WORK=folder)
 soak: venv ## run the long tests
 	ACTORMQ_SOAK=1 $(BIN)/python -m pytest -m soak $(PYTEST_ARGS) tests
 
-loadtest: venv ## compare with RocketMQ and other brokers
-	$(BIN)/python -m loadtest.bench --only official native-produce native-consume $(BENCH_ARGS)
+$(VENV)/.loadtest: pyproject.toml | venv
+	PYTHONWARNINGS=ignore ACTORMQ_PURE=1 $(BIN)/python -m pip install -q --no-build-isolation -e '.[loadtest]'
+	@touch $@
+
+loadtest: venv $(VENV)/.loadtest ## locust: 30 users send and receive for 30 s (LOADTEST_ARGS="-u 50 -t 2m --host ...")
+	$(BIN)/python -m locust -f loadtest/locustfile.py --headless --only-summary -u 30 -r 30 -t 30s --stop-timeout 10 \
+		$(LOADTEST_ARGS)
 
 $(VENV)/.wheel: pyproject.toml | venv
 	PYTHONWARNINGS=ignore ACTORMQ_PURE=1 $(BIN)/python -m pip install -q --no-build-isolation -e '.[wheel]'
