@@ -46,8 +46,35 @@ LAST_READER_PATIENCE_S = 30.0
 """So long the last reader waits for a next message: longer than a lease and a rebalance take."""
 
 
+class OwnBroker:
+    """An `actormq dev` for as long as locust runs.  It starts before locust's clock does."""
+
+    def __init__(self, transport: str) -> None:
+        self._release = contextlib.ExitStack()
+        with contextlib.ExitStack() as release:
+            folder = release.enter_context(tempfile.TemporaryDirectory(prefix="actormq-locust-"))
+            self._dev = Dev.start(Path(folder) / "data")
+            release.callback(self._dev.stop)
+            ready = self._dev.ready
+            print(
+                f"actormq dev   ready after {self._dev.start_s:.2f} s, kernels={ready['kernels']}", flush=True
+            )
+            subprocess.run(
+                [sys.executable, "-m", "actormq.cli.main", "topic", "create", TOPIC, "--queues", str(QUEUES),
+                 "--namesrv", ready["namesrv"]],
+                check=True, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+            self.url = f"{transport}://{ready['namesrv-zmq' if transport == 'zmq' else 'namesrv']}"
+            self._release = release.pop_all()
+
+    def stop(self) -> int:
+        """End it and return its exit code."""
+        with self._release:
+            return self._dev.stop()
+
+
 class Run:
-    """One test: the broker, if it is ours, the users' clients, and what they did."""
+    """One test: the users' clients, and what they did."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
@@ -55,32 +82,9 @@ class Run:
         self.numbers = itertools.count()
         self.producers = contextlib.ExitStack()
         self.consumers = contextlib.ExitStack()
-        self.broker = contextlib.ExitStack()
-        self.url = environment.host or self._start_broker()
+        self.url = str(environment.host)
         self.group = f"{GROUP}-{self.ledger.run:x}"
         self.from_ms = time.time_ns() // 1_000_000 - LOOK_BACK_MS
-
-    def _start_broker(self) -> str:
-        folder = self.broker.enter_context(tempfile.TemporaryDirectory(prefix="actormq-locust-"))
-        dev = Dev.start(Path(folder) / "data")
-        self.broker.callback(self._stop_broker, dev)
-        print(f"actormq dev   ready after {dev.start_s:.2f} s, kernels={dev.ready['kernels']}", flush=True)
-        subprocess.run(
-            [sys.executable, "-m", "actormq.cli.main", "topic", "create", TOPIC, "--queues", str(QUEUES),
-             "--namesrv", dev.ready["namesrv"]],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        transport = self.environment.parsed_options.transport
-        return f"{transport}://{dev.ready['namesrv-zmq' if transport == 'zmq' else 'namesrv']}"
-
-    def _stop_broker(self, dev: Dev) -> None:
-        status = dev.stop()
-        if status != 0:
-            self.fail(f"the broker ended with {status}")
-
-    def fail(self, sentence: str) -> None:
-        print(f"FAILED: {sentence}", flush=True)
-        self.environment.process_exit_code = 1
 
     def stream(self) -> Iterator[Delivered]:
         """Become a member of the group."""
@@ -109,11 +113,10 @@ class Run:
 
     def end(self) -> None:
         """Close the users' clients, read what is left, say what was found."""
-        with self.broker:
-            self.producers.close()
-            with self.consumers:
-                self._read_the_rest()
-            self._say()
+        self.producers.close()
+        with self.consumers:
+            self._read_the_rest()
+        self._say()
 
     def _read_the_rest(self) -> None:
         stream = self.stream()
@@ -130,9 +133,14 @@ class Run:
         print("messages      " + ", ".join(f"{count} {what}" for what, count in counts.items()), flush=True)
         for what in ("lost", "changed"):
             if counts[what]:
-                self.fail(f"{counts[what]} messages were {what}")
+                fail(self.environment, f"{counts[what]} messages were {what}")
         if not counts["acknowledged"]:
-            self.fail("nothing was sent")
+            fail(self.environment, "nothing was sent")
+
+
+def fail(environment: Environment, sentence: str) -> None:
+    print(f"FAILED: {sentence}", flush=True)
+    environment.process_exit_code = 1
 
 
 class Runs:
@@ -197,6 +205,14 @@ def _init(environment: Environment, **_: Any) -> None:
     if not isinstance(environment.runner, LocalRunner):
         # What one process sent another one received: nobody would know what was lost.
         raise SystemExit("this test counts in one process: run it without --master, --worker and --processes")
+    if not environment.host:
+        broker = OwnBroker(environment.parsed_options.transport)
+        environment.host = broker.url
+
+        @environment.events.quitting.add_listener
+        def end(environment: Environment, **_: Any) -> None:
+            if (status := broker.stop()) != 0:
+                fail(environment, f"the broker ended with {status}")
 
 
 @events.test_start.add_listener

@@ -1,4 +1,4 @@
-"""The load test runs: a few users for a few seconds, where locust is installed (`make loadtest` installs it)."""
+"""The load test runs: two users for 3 s, where locust is installed (`make loadtest` installs it)."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ needs_locust = pytest.mark.skipif(
 
 
 def locust(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary"]
     return subprocess.run(
-        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary", *words],
-        cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
+        [*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
 
 
 @needs_locust
 @pytest.mark.parametrize("transport", ["zmq", "rocketmq"])
 def test_two_users(transport: str) -> None:
-    """One sends, one receives, for 3 s: every message is counted, none is lost, and locust's table has both."""
+    """One sends, one receives, for 3 s: every message is counted, none is lost, locust's table has both."""
     done = locust("-u", "2", "-r", "2", "-t", "3s", "--stop-timeout", "10", "--transport", transport)
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.search(r"(\d+) acknowledged, (\d+) received, 0 lost, 0 changed", done.stdout)
     assert found, done.stdout
     assert 0 < int(found[1]) <= int(found[2])
-    rows = re.findall(r"^(SEND|RECEIVE) +locust +(\d+) +0\(", done.stdout + done.stderr, re.MULTILINE)
-    assert dict(rows) == {"SEND": found[1], "RECEIVE": found[2]}
+    rows = dict(re.findall(r"^(SEND|RECEIVE) +locust +(\d+) +0\(", done.stdout + done.stderr, re.MULTILINE))
+    assert rows["SEND"] == found[1]
+    assert int(rows["RECEIVE"]) >= int(found[2]), "repeated ones are in the table, too"
 
 
 @needs_locust
