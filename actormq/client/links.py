@@ -9,14 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from actormq.client.procedures import Address
-from actormq.client.tasks import Answer, Loop, Timer
+import orjson
+
+from actormq.client.procedures import Address, JsonFrame
+from actormq.client.tasks import Answer, FrameAnswer, Loop, Timer
 from actormq.clock import Clock
 from actormq.errors import ActorMQError, ConnectFailed, ConnectionLost, WindowFull
-from actormq.wire.command import RemotingCommand
+from actormq.wire import frame
+from actormq.wire.command import FLAG_RESPONSE, RemotingCommand, Serialize
 
+_JSON: Final = bytes([Serialize.JSON])
 READS_PER_TURN: Final = 16
 """So that one busy connection does not keep the others waiting."""
 
@@ -51,7 +55,9 @@ class Link:
     def __init__(self, address: Address, context: LinkContext) -> None:
         self.address = address
         self._context = context
-        self._waiting: dict[int, tuple[Callable[[Answer], None], int, bool]] = {}
+        self._waiting: dict[int, tuple[Callable[[Any], None], int, bool]] = {}
+        self._framed: set[int] = set()
+        """Which of them asked by a frame."""
         self._lock = threading.Lock()
         self._broken: ActorMQError | None = None
         self._last_read_ns = 0
@@ -71,6 +77,22 @@ class Link:
             self._context.loop.call_soon(lambda: on_answer(error))
             return
         self.send(command)
+
+    def ask_frame(self, opaque: int, data: bytes, on_answer: Callable[[FrameAnswer], None]) -> None:
+        """As `ask`, with a request's frame, which has no body, and `FrameAnswer`."""
+        with self._lock:
+            refusal = self._broken or self._overfull()
+            if refusal is None:
+                self._waiting[opaque] = (on_answer, self._context.clock.monotonic_ns(), False)
+                self._framed.add(opaque)
+        if refusal is not None:
+            error = refusal
+            self._context.loop.call_soon(lambda: on_answer(error))
+            return
+        self._send_frame(data)
+
+    def _send_frame(self, data: bytes) -> None:
+        raise NotImplementedError
 
     def post(self, opaque: int, head: bytes, body: memoryview, on_answer: Callable[[Answer], None]) -> bool:
         """Send a request whose bytes are made, if the link is open and takes more.
@@ -113,6 +135,7 @@ class Link:
         """Stop waiting for an answer.  A link that has been silent since the request is taken for dead."""
         with self._lock:
             entry = self._waiting.pop(opaque, None)
+            self._framed.discard(opaque)
         if entry is not None and self._last_read_ns < entry[1]:
             self.fail(ConnectionLost(f"{self.address} has not answered anything for too long"))
 
@@ -167,12 +190,42 @@ class Link:
             return
         with self._lock:
             entry = self._waiting.pop(command.opaque, None)
+            self._framed.discard(command.opaque)
         if entry is not None:
             on_answer, _, anywhere = entry
             if anywhere:
                 on_answer(command)
             else:
                 self._in_loop(lambda: on_answer(command))
+
+    def _received_parts(self, head: bytes, body: bytes | memoryview) -> None:
+        """Take in a frame without its length, its body apart.
+
+        Raises:
+            FrameError: it is none.
+        """
+        if not self._framed or not self._answers_frame(head, body):
+            self._received(frame.decode_parts(head, body))
+
+    def _answers_frame(self, head: bytes, body: bytes | memoryview) -> bool:
+        """Hand on an answer with a JSON header to who asked by a frame; False = it is something else."""
+        if head[:1] != _JSON:
+            return False
+        try:
+            header: Any = orjson.loads(head[4:])
+            opaque, is_response = header["opaque"], header["flag"] & FLAG_RESPONSE
+            entry = self._waiting.get(opaque) if is_response and opaque in self._framed else None
+        except (ValueError, KeyError, TypeError):
+            return False  # no standard JSON: the general decoder knows more
+        if entry is None:
+            return False
+        with self._lock:
+            entry = self._waiting.pop(opaque, None)
+            self._framed.discard(opaque)
+        if entry is not None:
+            on_answer, answer = entry[0], JsonFrame(header, body)
+            self._in_loop(lambda: on_answer(answer))
+        return True
 
     def _in_loop(self, call: Callable[[], None]) -> None:
         """Call in the loop's thread: at once where this is it."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from actormq.client.links import Link, LinkContext
 from actormq.client.procedures import Address
 from actormq.client.settings import ClientSettings
-from actormq.client.tasks import Answer, Loop
+from actormq.client.tasks import Answer, FrameAnswer, Loop
 from actormq.client.tcp_link import TcpLink
 from actormq.clock import Clock
 from actormq.errors import ActorMQError, ClientClosed
@@ -62,6 +62,23 @@ class Network:
         else:
             self._loop.call_soon(lambda: self._ask(address, command, on_answer))
 
+    def ask_frame(
+        self, address: Address, opaque: int, data: bytes, on_answer: Callable[[FrameAnswer], None]
+    ) -> None:
+        link = self._links.get(address)
+        if link is not None:
+            link.ask_frame(opaque, data, on_answer)
+        else:
+            self._loop.call_soon(lambda: self._ask_frame(address, opaque, data, on_answer))
+
+    def _ask_frame(
+        self, address: Address, opaque: int, data: bytes, on_answer: Callable[[FrameAnswer], None]
+    ) -> None:
+        if self._is_closed:
+            on_answer(ClientClosed("the client is closed"))
+        else:
+            self._link(address).ask_frame(opaque, data, on_answer)
+
     def post(
         self,
         address: Address,
@@ -98,8 +115,8 @@ class Network:
         if not self._is_closed:
             self._link(address).send(command)
 
-    def give_up(self, address: Address, command: RemotingCommand) -> None:
-        self._loop.call_soon(lambda: self._give_up(address, command.opaque))
+    def give_up(self, address: Address, opaque: int) -> None:
+        self._loop.call_soon(lambda: self._give_up(address, opaque))
 
     def _give_up(self, address: Address, opaque: int) -> None:
         link = self._links.get(address)

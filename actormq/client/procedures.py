@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
-from typing import Any, NewType, TypeVar
+from typing import Any, NamedTuple, NewType, TypeVar
 
 from actormq.wire.command import RemotingCommand
 
@@ -33,6 +33,37 @@ class Ask:
     timeout_ms: int
 
     def __await__(self) -> Generator[Ask, RemotingCommand, RemotingCommand]:
+        return (yield self)
+
+
+class JsonFrame(NamedTuple):
+    """An answer of which no command was made."""
+
+    header: dict[str, Any]
+    """Standard JSON; nothing but its opaque has been looked at."""
+    body: bytes | memoryview
+
+
+class AskFrame:
+    """As `Ask`, for a request whose frame is made already; the answer is not made a command if it is common.
+
+    Attributes:
+        data: a frame without a body.
+
+    Raises (where it is awaited):
+        ConnectFailed, ConnectionLost, RequestTimeout.
+    """
+
+    __slots__ = ("address", "code", "data", "opaque", "timeout_ms")
+
+    def __init__(self, address: Address, code: int, opaque: int, data: bytes, timeout_ms: int) -> None:
+        self.address = address
+        self.code = code
+        self.opaque = opaque
+        self.data = data
+        self.timeout_ms = timeout_ms
+
+    def __await__(self) -> Generator[AskFrame, JsonFrame | RemotingCommand, JsonFrame | RemotingCommand]:
         return (yield self)
 
 
@@ -100,7 +131,7 @@ class Together:
         return (yield self)
 
 
-Effect = Ask | Tell | Call | Pause | Wait | Together
+Effect = Ask | AskFrame | Tell | Call | Pause | Wait | Together
 
 
 class Signal:

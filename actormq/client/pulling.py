@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from actormq.client import requests
 from actormq.client.handing import Handing
 from actormq.client.held import HeldQueue
 from actormq.client.offsets import Offsets
-from actormq.client.procedures import Ask, Pause, Wait
+from actormq.client.procedures import AskFrame, Pause, Wait
+from actormq.client.pull_frames import PullFrames, parse_pull
 from actormq.client.requests import PullAnswer, PullStatus
 from actormq.client.results import MessageModel
 from actormq.client.session import Session
@@ -20,6 +20,8 @@ from actormq.client.settings import ConsumerSettings
 from actormq.client.subscription import Subscription
 from actormq.errors import ClientError, ConnectionLost, PeerError, RequestRefused, ResponseCode
 from actormq.message import QueueOffset
+from actormq.wire.codes import RequestCode
+from actormq.wire.command import next_opaque
 
 log = logging.getLogger("actormq.client")
 
@@ -51,6 +53,12 @@ class Puller:
         self._handing = handing
         self._offsets = offsets
         self._subscription_of = subscription_of
+        self._frames = PullFrames(
+            group,
+            messages_max=min(settings.pull_messages, settings.window.messages_max),
+            bytes_max=min(settings.pull_bytes, settings.window.bytes_max),
+            suspend_ms=settings.suspend_ms,
+        )
         self.is_paused = False
 
     async def pull_forever(self, held: HeldQueue) -> None:
@@ -88,18 +96,17 @@ class Puller:
         held.broker_id, address = await self._session.directory.reader_of(
             held.queue.broker_name, held.broker_id
         )
-        command = requests.pull(
-            self._group,
+        opaque = next_opaque()
+        data = self._frames.encode(
             held.queue,
             held.next_offset,
-            messages_max=min(self._settings.pull_messages, self._settings.window.messages_max),
-            bytes_max=min(self._settings.pull_bytes, self._settings.window.bytes_max),
-            suspend_ms=self._settings.suspend_ms,
-            sub_version=subscription.version,
-            commit_offset=commit if held.broker_id == 0 else None,
+            subscription.version,
+            commit if held.broker_id == 0 else None,
+            opaque,
         )
         asked_ms = held.pulled_at_ms = self._session.now_ms()
-        answer = requests.parse_pull(await Ask(address, command, self._settings.pull_timeout_ms), address)
+        ask = AskFrame(address, RequestCode.PULL_MESSAGE, opaque, data, self._settings.pull_timeout_ms)
+        answer = parse_pull(await ask, address)
         if held.window is not window:
             return 0  # repositioned meanwhile
         if commit is not None and held.broker_id == 0:

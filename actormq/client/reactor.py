@@ -21,18 +21,22 @@ from actormq.clock import Clock
 
 log = logging.getLogger("actormq.client")
 
+_CANCELLED_MAX: Final = 64
 _CALLS_PER_TURN: Final = 10_000
 """So that a caller who always has more to say cannot keep the sockets from being read."""
 
 
 class _Timer:
-    __slots__ = ("call",)
+    __slots__ = ("call", "reactor")
 
-    def __init__(self, call: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[], None], reactor: Reactor) -> None:
         self.call: Callable[[], None] | None = call
+        self.reactor = reactor
 
     def cancel(self) -> None:
-        self.call = None
+        if self.call is not None:
+            self.call = None
+            self.reactor.cancelled += 1
 
 
 class Reactor:
@@ -49,6 +53,8 @@ class Reactor:
         self._is_woken = False
         self._timers: list[tuple[int, int, _Timer]] = []
         self._sequence = count()
+        self.cancelled = 0
+        """Timers that wait for nothing any more; too many when some of them were due since."""
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -82,7 +88,8 @@ class Reactor:
 
     def call_soon(self, call: Callable[[], None]) -> None:
         self._calls.append(call)
-        if not self._is_woken and self._wake_in is not None:
+        # Who runs the loop looks at the calls before he sleeps.
+        if not self._is_woken and self._wake_in is not None and not self.is_here():
             self._is_woken = True
             self._wake(self._wake_in)
 
@@ -95,10 +102,18 @@ class Reactor:
             return
 
     def call_later(self, delay_ms: float, call: Callable[[], None]) -> _Timer:
-        timer = _Timer(call)
+        if self.cancelled > _CANCELLED_MAX and self.cancelled * 2 > len(self._timers):
+            self._forget_cancelled()
+        timer = _Timer(call, self)
         due_ns = self._clock.monotonic_ns() + int(delay_ms * 1_000_000)
         heapq.heappush(self._timers, (due_ns, next(self._sequence), timer))
         return timer
+
+    def _forget_cancelled(self) -> None:
+        """Drop the time-outs of what was answered: most are, long before they are due."""
+        self._timers = [entry for entry in self._timers if entry[2].call is not None]
+        heapq.heapify(self._timers)
+        self.cancelled = 0
 
     def watch(
         self, fd: int, on_readable: Callable[[], None], on_writable: Callable[[], None] | None = None

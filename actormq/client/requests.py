@@ -263,7 +263,7 @@ class PullStatus(Enum):
     OFFSET_MOVED = "offset moved"
 
 
-_PULL_STATUS: Final = {
+PULL_STATUS: Final = {
     int(ResponseCode.SUCCESS): PullStatus.FOUND,
     int(ResponseCode.PULL_NOT_FOUND): PullStatus.NOTHING_NEW,
     int(ResponseCode.PULL_RETRY_IMMEDIATELY): PullStatus.NONE_MATCHED,
@@ -271,7 +271,7 @@ _PULL_STATUS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PullAnswer:
     """A broker's answer to a pull; `body` holds stored messages one behind the other."""
 
@@ -330,7 +330,7 @@ def parse_pull(answer: RemotingCommand, address: str) -> PullAnswer:
     Raises:
         RequestRefused: an error, not an outcome.
     """
-    status = _PULL_STATUS.get(answer.code)
+    status = PULL_STATUS.get(answer.code)
     if status is None:
         raise RequestRefused(answer.code, answer.remark, address)
     return PullAnswer(

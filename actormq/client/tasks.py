@@ -9,7 +9,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from actormq.client.procedures import Address, Ask, Call, Effect, Pause, Procedure, Tell, Together, Wait
+from actormq.client.procedures import (
+    Address,
+    Ask,
+    AskFrame,
+    Call,
+    Effect,
+    JsonFrame,
+    Pause,
+    Procedure,
+    Tell,
+    Together,
+    Wait,
+)
 from actormq.errors import ActorMQError, ClientClosed, RequestTimeout
 from actormq.wire.command import RemotingCommand
 
@@ -18,6 +30,9 @@ log = logging.getLogger("actormq.client")
 
 Answer = RemotingCommand | ActorMQError
 """What became of a request."""
+
+FrameAnswer = JsonFrame | RemotingCommand | ActorMQError
+"""The same, where who asks by a frame wants no more made of the answer than needed."""
 
 
 class Timer(Protocol):
@@ -57,7 +72,13 @@ class Asking(Protocol):
         self, address: Address, command: RemotingCommand, on_answer: Callable[[Answer], None]
     ) -> None: ...
 
-    def give_up(self, address: Address, command: RemotingCommand) -> None:
+    def ask_frame(
+        self, address: Address, opaque: int, data: bytes, on_answer: Callable[[FrameAnswer], None]
+    ) -> None:
+        """As `ask`, with a request's frame, which has no body."""
+        ...
+
+    def give_up(self, address: Address, opaque: int) -> None:
         """Stop waiting for the answer: it took too long."""
         ...
 
@@ -70,10 +91,9 @@ class Calling(Protocol):
     def call(self, address: Address, data: bytes, opaque: int | None, timeout_ms: int) -> bytes: ...
 
 
-def timed_out(effect: Ask) -> RequestTimeout:
-    return RequestTimeout(
-        f"{effect.address} did not answer request {effect.command.code} within {effect.timeout_ms} ms"
-    )
+def timed_out(effect: Ask | AskFrame) -> RequestTimeout:
+    code = effect.command.code if isinstance(effect, Ask) else effect.code
+    return RequestTimeout(f"{effect.address} did not answer request {code} within {effect.timeout_ms} ms")
 
 
 class Task(Generic[T]):
@@ -133,7 +153,7 @@ class Task(Generic[T]):
             log.error("a client procedure ended with an error", exc_info=error)
 
     def _begin(self, effect: Effect) -> None:
-        if isinstance(effect, Ask):
+        if isinstance(effect, Ask | AskFrame):
             self._ask(effect)
         elif isinstance(effect, Tell):
             self._network.tell(effect.address, effect.command)
@@ -148,24 +168,24 @@ class Task(Generic[T]):
         else:
             raise AssertionError("a loop's thread does not block in a call")
 
-    def _ask(self, effect: Ask) -> None:
+    def _ask(self, effect: Ask | AskFrame) -> None:
         waiting = True
 
-        def answered(answer: Answer) -> None:
+        def answered(answer: Answer | FrameAnswer) -> None:
             nonlocal waiting
             if waiting:
                 waiting = False
                 timer.cancel()
-                if isinstance(answer, RemotingCommand):
-                    self._step(answer, None)
-                else:
+                if isinstance(answer, ActorMQError):
                     self._step(None, answer)
+                else:
+                    self._step(answer, None)
 
         def late() -> None:
             nonlocal waiting
             if waiting:
                 waiting = False
-                self._network.give_up(effect.address, effect.command)
+                self._network.give_up(effect.address, opaque)
                 self._step(None, timed_out(effect))
 
         def abandon() -> None:
@@ -173,9 +193,13 @@ class Task(Generic[T]):
             waiting = False
             timer.cancel()
 
+        opaque = effect.opaque if isinstance(effect, AskFrame) else effect.command.opaque
         timer = self._loop.call_later(effect.timeout_ms, late)
         self._abandon = abandon
-        self._network.ask(effect.address, effect.command, answered)
+        if isinstance(effect, AskFrame):
+            self._network.ask_frame(effect.address, opaque, effect.data, answered)
+        else:
+            self._network.ask(effect.address, effect.command, answered)
 
     def _wait(self, effect: Wait) -> None:
         signal = effect.signal
@@ -280,7 +304,7 @@ def run_here(network: Asking, procedure: Procedure[T], direct: Calling) -> T:
             slot = _Slot()
             network.ask(effect.address, effect.command, slot.fill)
             if not slot.event.wait(effect.timeout_ms / 1000):
-                network.give_up(effect.address, effect.command)
+                network.give_up(effect.address, effect.command.opaque)
                 error = timed_out(effect)
             elif isinstance(slot.answer, RemotingCommand):
                 value = slot.answer

@@ -18,6 +18,8 @@ from actormq.wire.command import RemotingCommand
 
 _READ_BYTES: Final = 256 * 1024
 _PIECES_A_WRITE: Final = 64
+_READ_BYTES_LITTLE: Final = 32 * 1024
+"""When there is probably not more: the other size is memory from the system, given back each time."""
 
 
 class TcpLink(Link):
@@ -30,6 +32,7 @@ class TcpLink(Link):
         self._waiting_bytes = 0
         self._socket: socket.socket | None = None
         self._may_write = False
+        self._read_bytes = _READ_BYTES_LITTLE
 
     def _outgoing_bytes(self) -> int:
         return self._waiting_bytes
@@ -94,7 +97,9 @@ class TcpLink(Link):
     # -- writing
 
     def send(self, command: RemotingCommand) -> None:
-        data = frame.encode(command)
+        self._send_frame(frame.encode(command))
+
+    def _send_frame(self, data: bytes) -> None:
         with self._lock:
             if self._broken is not None:
                 return
@@ -153,7 +158,7 @@ class TcpLink(Link):
             if self._broken is not None or self._socket is None:
                 return
             try:
-                data = self._socket.recv(_READ_BYTES)
+                data = self._socket.recv(self._read_bytes)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -165,9 +170,11 @@ class TcpLink(Link):
             self._last_read_ns = self._context.clock.monotonic_ns()
             try:
                 for one in self._cutter.feed(data):
-                    self._received(frame.decode(one))
+                    self._received_parts(*frame.split(one))
             except FrameError as error:
                 self.fail(ConnectionLost(f"{self.address} sent something that is no frame: {error}"))
                 return
-            if len(data) < _READ_BYTES:
+            if len(data) < self._read_bytes:
+                self._read_bytes = _READ_BYTES_LITTLE
                 return
+            self._read_bytes = _READ_BYTES

@@ -123,7 +123,13 @@ class ZmqLink(Link):
 
     def send(self, command: RemotingCommand) -> None:
         header = frame.encode_head(command)[4:]
-        parts = (header, bytes(command.body)) if len(command.body) else (header,)
+        self._leave((header, bytes(command.body)) if len(command.body) else (header,))
+
+    def _send_frame(self, data: bytes) -> None:
+        self._leave((data[4:],))
+
+    def _leave(self, parts: tuple[bytes, ...]) -> None:
+        """Send in the loop's thread: at once where this is it."""
         with self._lock:
             if self._broken is not None:
                 return
@@ -131,8 +137,12 @@ class ZmqLink(Link):
             self._waiting_bytes += sum(map(len, parts))
             if self._is_pumping:
                 return
-            self._is_pumping = True
-        self._context.loop.call_soon(self._pump)
+            is_here = self._context.loop.is_here()
+            self._is_pumping = not is_here
+        if is_here:
+            self._use()
+        else:
+            self._context.loop.call_soon(self._pump)
 
     def _send_parts(self, head: bytes, body: memoryview) -> None:
         parts = (head[4:], body)
@@ -215,9 +225,8 @@ class ZmqLink(Link):
         while self._incoming:
             header, body = self._incoming.popleft()
             try:
-                command = frame.decode_parts(header, body)
+                self._received_parts(header, body)
             except FrameError as error:
                 lost = ConnectionLost(f"{self.address} sent something that is no frame: {error}")
                 self._in_loop(partial(self.fail, lost))
                 return
-            self._received(command)

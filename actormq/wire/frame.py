@@ -126,6 +126,20 @@ def decode(frame: bytes | bytearray | memoryview) -> RemotingCommand:
     return decode_parts(frame[:end], bytes(body) if isinstance(body, bytearray) else body)
 
 
+def split(frame: bytes) -> tuple[bytes, bytes]:
+    """Return type byte, header length and header of `frame`, which begins behind the length prefix; its body.
+
+    Raises:
+        FrameError: as `decode`.
+    """
+    if len(frame) < 4:
+        raise FrameError(f"a frame of {len(frame)} bytes has no header")
+    end = 4 + (_LENGTH.unpack_from(frame)[0] & 0xFF_FFFF)
+    if end > len(frame) or end - 4 > HEADER_BYTES_MAX:
+        raise FrameError(f"header of {end - 4} bytes in a frame of {len(frame)}")
+    return frame[:end], frame[end:]
+
+
 def decode_parts(head: bytes | bytearray | memoryview, body: bytes | memoryview) -> RemotingCommand:
     """Return the command of a type byte, header length and header (a ZeroMQ message's first part) and a body.
 

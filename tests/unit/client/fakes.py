@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from actormq.client.procedures import Address
-from actormq.client.tasks import Answer
+from actormq.client.tasks import Answer, FrameAnswer
 from actormq.clock import ManualClock
 from actormq.errors import ConnectFailed, ConnectionLost, ResponseCode
 from actormq.kernels import records
@@ -596,8 +596,15 @@ class SimNetwork:
         if not self.is_closed:
             self._loop.call_later(self.LATENCY_MS, lambda: self._listener.on_request(command, lambda _: None))
 
-    def give_up(self, address: Address, command: RemotingCommand) -> None:
-        self._waiting.pop(command.opaque, None)
+    def ask_frame(
+        self, address: Address, opaque: int, data: bytes, on_answer: Callable[[FrameAnswer], None]
+    ) -> None:
+        command = frame.decode(data[4:])
+        assert command.opaque == opaque
+        self.ask(address, command, on_answer)
+
+    def give_up(self, address: Address, opaque: int) -> None:
+        self._waiting.pop(opaque, None)
 
     def lose(self, where: str) -> None:
         """Break the connection to an address: everything that waits there fails."""

@@ -11,6 +11,7 @@ from actormq.client import requests
 from actormq.client.procedures import Address, Ask, Call, Pause, Signal, Tell, Together, Wait
 from actormq.client.tasks import Answer, Task, run_here
 from actormq.errors import ClientClosed, ConnectionLost, RequestTimeout
+from actormq.wire import frame
 from actormq.wire.command import RemotingCommand
 
 HERE = Address("tcp://here:1")
@@ -22,7 +23,7 @@ class FakeNetwork:
     def __init__(self) -> None:
         self.asked: list[tuple[RemotingCommand, Any]] = []
         self.told: list[RemotingCommand] = []
-        self.given_up: list[RemotingCommand] = []
+        self.given_up: list[int] = []
         self.at_once: Answer | None = None
 
     def ask(self, address: Address, command: RemotingCommand, on_answer: Any) -> None:
@@ -30,8 +31,11 @@ class FakeNetwork:
             on_answer(self.at_once)
         self.asked.append((command, on_answer))
 
-    def give_up(self, address: Address, command: RemotingCommand) -> None:
-        self.given_up.append(command)
+    def ask_frame(self, address: Address, opaque: int, data: bytes, on_answer: Any) -> None:
+        self.asked.append((frame.decode(data[4:]), on_answer))
+
+    def give_up(self, address: Address, opaque: int) -> None:
+        self.given_up.append(opaque)
 
     def tell(self, address: Address, command: RemotingCommand) -> None:
         self.told.append(command)
@@ -97,7 +101,7 @@ def test_a_late_answer_raises_request_timeout_and_is_ignored_when_it_comes() -> 
     running.loop.run_for(1)
     assert "did not answer request 105 within 100 ms" in running.outcome[0][0]
     command, on_answer = running.network.asked[0]
-    assert running.network.given_up == [command]
+    assert running.network.given_up == [command.opaque]
     on_answer(answer(command))
     assert len(running.outcome) == 1
 
