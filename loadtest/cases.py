@@ -142,8 +142,25 @@ def native_cases(amounts: Amounts, sizes: Sequence[int] = SIZES) -> list[Case]:
                 _rate(1.2),
                 *costs,
             ),
+            _connections(size, produce),
         ]
     return cases
+
+
+def _connections(size: int, work: native.Work) -> Case:
+    return Case(
+        key="native-connections",
+        name="64 connections and one, each one at a time",
+        size=size,
+        goals=(
+            Goal(figure="cpu_ratio", unit="server CPU/msg, of one's", of="ours", at_most=0.6),
+            Goal(figure="server_cpu_us_64", unit="µs server CPU/msg", of="ours"),
+            Goal(figure="rate_64", unit="msg/s", of="ours"),
+        ),
+        sides=("actormq",),
+        measure=lambda server, number: native.connections(server, work, number),
+        settings={},
+    )
 
 
 def _rate(at_least: float) -> Goal:

@@ -19,6 +19,7 @@ from loadtest.servers import Server
 from loadtest.worker import pool
 
 DISPATCH_FREE_S: Final = 0.2
+MANY_CONNECTIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +150,27 @@ def end_to_end(server: Server, work: Work, number: int) -> tuple[Figures, CpuUse
     if found["count"] != work.count:
         raise RuntimeError(f"{server.kind}: {found['count']} of {work.count} messages arrived")
     return _with_cpu(found | {"behind_p99_us": sent["behind_p99_us"]}, cpu), cpu
+
+
+def connections(server: Server, work: Work, number: int) -> tuple[Figures, CpuUse]:
+    """What a message costs the server when many connections send one at a time, and when one does."""
+    topic = f"connections_{work.size}_{number}"
+    create(server, topic)
+    figures: Figures = {"count": 0.0}
+    for count in (1, MANY_CONNECTIONS):
+        words = ["--connections", count, "--size", work.size, "--seconds", max(work.seconds, 0.2)]
+        command = [sys.executable, "-m", "loadtest.connections", server.broker, topic, *map(str, words)]
+        with talking(command) as process:
+            found, cpu = _measured(server, Worker(process, "send on many connections"))
+        figures["count"] += found["count"]
+        figures[f"rate_{count}"] = found["count"] / cpu.seconds
+        figures[f"server_cpu_us_{count}"] = cpu.server_s / found["count"] * 1e6
+    figures["cpu_ratio"] = figures[f"server_cpu_us_{MANY_CONNECTIONS}"] / figures["server_cpu_us_1"]
+    _dispatched_late_s(server)
+    with Broker(server.broker) as broker:
+        if broker.readable(topic) != figures["count"]:
+            raise RuntimeError(f"{broker.readable(topic)} of {figures['count']} messages are there")
+    return figures, cpu
 
 
 # --- their parts ---------------------------------------------------------------------------------------
