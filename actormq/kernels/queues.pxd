@@ -81,8 +81,9 @@ cdef inline void prefetch(unsigned char *data, Py_ssize_t at) noexcept:
 @cython.locals(value=cython.uint, end=cython.Py_ssize_t, position=cython.Py_ssize_t, units=bytes, high=cython.uint,
                low=cython.uint)
 cdef unsigned int hash_text(const unsigned char *data, Py_ssize_t at, Py_ssize_t size, unsigned int seed) except? 7
-@cython.locals(item_end=cython.Py_ssize_t, value_at=cython.Py_ssize_t, which=cython.int, name=cython.int)
-cdef void find_properties(const unsigned char *data, Py_ssize_t at, Py_ssize_t end, long long *places) noexcept
+@cython.locals(item_end=cython.Py_ssize_t, value_at=cython.Py_ssize_t, which=cython.int, name=cython.int,
+               others_at=cython.Py_ssize_t)
+cdef Py_ssize_t find_properties(const unsigned char *data, Py_ssize_t at, Py_ssize_t end, long long *places) noexcept
 @cython.locals(at=cython.Py_ssize_t, end=cython.Py_ssize_t, word_end=cython.Py_ssize_t, value=cython.uint)
 cdef Py_ssize_t add_keys(
     bytearray keys, Py_ssize_t used, const unsigned char *data, unsigned int topic_hash, long long *places,
@@ -91,7 +92,9 @@ cdef Py_ssize_t add_keys(
 cdef bytearray open_run(list runs, dict open_runs, long long row, long long queue_offset)
 @cython.locals(size_of_view=cython.Py_ssize_t, at=cython.Py_ssize_t, reason=cython.int, records=cython.longlong,
                last_timestamp=cython.longlong, known_at=cython.Py_ssize_t, known_size=cython.Py_ssize_t,
-               topic_hash=cython.longlong, row=cython.longlong, row_queue_id=cython.int, entries=bytearray,
+               topic_hash=cython.longlong, row=cython.longlong, row_queue_id=cython.int, others_at=cython.Py_ssize_t,
+               others_size=cython.Py_ssize_t, properties_at=cython.Py_ssize_t, properties_end=cython.Py_ssize_t,
+               seen_to=cython.Py_ssize_t, entries=bytearray,
                entries_used=cython.Py_ssize_t, keys_used=cython.Py_ssize_t, run_row=cython.longlong,
                run_end=cython.longlong, size=cython.int, sys_flag=cython.int, store_at=cython.Py_ssize_t,
                store_timestamp=cython.longlong, body_at=cython.Py_ssize_t, topic_at=cython.Py_ssize_t,

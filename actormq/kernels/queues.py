@@ -167,12 +167,16 @@ def hash_text(data: memoryview, at: int, size: int, seed: int) -> int:
     return value
 
 
-def find_properties(data: memoryview, at: int, end: int, places: Any) -> None:
+def find_properties(data: memoryview, at: int, end: int, places: Any) -> int:
     """Note where the values of TAGS, KEYS, UNIQ_KEY and DELAY lie in the property string `data[at:end]`.
 
     ``key 0x01 value 0x02`` repeated; the last duplicate wins, a missing last 0x02 is tolerated, items
     without key or value do not count.  A property that is not there has position -1.
+
+    Returns:
+        Where the items begin that are behind the last of these properties.
     """
+    others_at = at
     for which in range(0, 8, 2):
         places[which] = -1
     while at < end:
@@ -198,7 +202,9 @@ def find_properties(data: memoryview, at: int, end: int, places: Any) -> None:
         if which >= 0:
             places[which] = value_at
             places[which + 1] = item_end - value_at
+            others_at = item_end + 1
         at = item_end + 1
+    return others_at
 
 
 def add_keys(
@@ -287,6 +293,9 @@ def dispatch(
     topic_hash = -1
     row = -1
     row_queue_id = 0
+    # Its last properties, none of them one that is looked for: what the broker adds is always the same.
+    others_at = 0
+    others_size = 0
     # The run that is being written, and where it goes on.
     entries = bytearray()
     entries_used = 0
@@ -315,7 +324,20 @@ def dispatch(
             known_size = topic_size
             topic_hash = -1
             row = -1
-        find_properties(data, topic_at + topic_size + 2, at + size, places)
+        properties_at = topic_at + topic_size + 2
+        properties_end = at + size
+        seen_to = properties_end - others_size
+        if (
+            others_size > 0
+            and seen_to > properties_at
+            and data[seen_to - 1] == 2
+            and equal_bytes(data, seen_to, data, others_at, others_size)
+        ):
+            others_at = seen_to
+            find_properties(data, properties_at, seen_to, places)
+        else:
+            others_at = find_properties(data, properties_at, properties_end, places)
+            others_size = max(properties_end - others_at, 0)
         transaction = sys_flag & 0xC
         if transaction == 0 or transaction == 8:
             queue_id = load_i32(data, at + 12)

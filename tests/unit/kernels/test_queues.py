@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actormq import kernels
@@ -214,12 +214,12 @@ def test_tags_code_of_minus_one_is_sign_extended(queues: Any) -> None:
     assert queues.ENTRY.unpack(made.runs[0][2])[2] == -(2**31)
 
 
-def one_message(properties: bytes, topic: bytes = b"a") -> bytearray:
-    """Return a log of one record with these properties."""
+def one_message(properties: bytes, topic: bytes = b"a", *, at: int = 0, queue_offset: int = 0) -> bytearray:
+    """Return a record with these properties, for position `at` of a log."""
     out = bytearray(400 + len(topic) + len(properties))
     end = records.encode(
-        out, 0, queue_id=0, queue_offset=0, physical_offset=BASE, store_timestamp=1, store_host=HOST,
-        topic=topic, body=b"b", properties=properties,
+        out, 0, queue_id=0, queue_offset=queue_offset, physical_offset=BASE + at, store_timestamp=1,
+        store_host=HOST, topic=topic, body=b"b", properties=properties,
     )  # fmt: skip
     return out[:end]
 
@@ -243,20 +243,31 @@ PIECES = (
 
 
 @both
-@given(pieces=st.lists(st.sampled_from(PIECES), max_size=20))
-def test_dispatch_reads_any_property_string(queues: Any, pieces: list[str]) -> None:
-    """Names that only begin like ours, without value or separator, twice, empty: read as elsewhere."""
-    text = "".join(pieces)
-    properties = decode_properties(text.encode())
-    log = one_message(text.encode())
+@given(
+    strings=st.lists(st.lists(st.sampled_from(PIECES), max_size=20).map("".join), min_size=1, max_size=3),
+    ends=st.lists(
+        st.sampled_from(("", "\2", "A\1b\2", "\2A\1b\2", "TAGS\1vA\1b\2", "KEYS\1k\2A\1b\2")),
+        min_size=1,
+        max_size=2,
+    ),
+)
+@example(strings=["KEYS\1k\2"], ends=["A\1b\2", "TAGS\1vA\1b\2"])
+def test_dispatch_reads_any_property_string(queues: Any, strings: list[str], ends: list[str]) -> None:
+    """Names that only begin like ours, without value or separator, twice, empty; ends like those before."""
+    texts = [string + end for string in strings for end in (*ends, ends[0])]
+    log = bytearray()
+    for number, text in enumerate(texts):
+        log += one_message(text.encode(), at=len(log), queue_offset=number)
     made = queues.dispatch(log, 0, len(log), BASE, ROWS, DELAYS)
-    code = java_hash(properties["TAGS"]) if "TAGS" in properties else 0
-    assert queues.ENTRY.unpack(made.runs[0][2])[2] == code
-    words = [properties["UNIQ_KEY"]] if "UNIQ_KEY" in properties else []
-    words += [word for word in properties.get("KEYS", "").split(" ") if word]
-    assert [key for key, _, _ in queues.KEY.iter_unpack(made.keys)] == [
-        abs(java_hash(f"a#{word}")) for word in words
-    ]
+    codes, hashes = [], []
+    for text in texts:
+        properties = decode_properties(text.encode())
+        codes.append(java_hash(properties["TAGS"]) if "TAGS" in properties else 0)
+        words = [properties["UNIQ_KEY"]] if "UNIQ_KEY" in properties else []
+        words += [word for word in properties.get("KEYS", "").split(" ") if word]
+        hashes += [abs(java_hash(f"a#{word}")) for word in words]
+    assert [code for _, _, code in queues.ENTRY.iter_unpack(made.runs[0][2])] == codes
+    assert [key for key, _, _ in queues.KEY.iter_unpack(made.keys)] == hashes
 
 
 @both
