@@ -6,6 +6,7 @@ Sizes are bytes, times milliseconds unless the name says otherwise.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -120,11 +121,24 @@ class StoreConfig:
             raise BadValue("delete_when", f"must be hours like 04 or 04;16, not {self.delete_when!r}")
 
 
+def gateways_for(cores: int) -> int:
+    """Return how many gateways a broker on so many cores starts unless it is told: below four, one is more
+    than the other roles leave room for; beyond three the one writer is the limit."""
+    return 1 if cores < 4 else min(cores // 2, 3)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
     """Fronts and their limits."""
 
-    count: int = 1
+    count: int = field(default_factory=lambda: gateways_for(_cores()))
     host: str = "127.0.0.1"
     port: int = 10911
     zmq_port: int | None = None
