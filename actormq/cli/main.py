@@ -40,10 +40,14 @@ def serve(name: str, words: Sequence[str]) -> int:
 
 
 def _command(words: list[str]) -> int:
-    from actormq.cli.app import app
+    if words == ["--version"]:
+        from actormq import __version__
 
-    app(args=words, prog_name="actormq", standalone_mode=True)
-    return 0
+        print(f"actormq {__version__}")
+        return 0
+    from actormq.cli.app import run
+
+    return run(words)
 
 
 def _guarded(run: Callable[[], int]) -> int:

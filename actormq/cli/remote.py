@@ -20,12 +20,12 @@ from actormq.errors import (
     RequestTimeout,
 )
 from actormq.wire import frame, json
+from actormq.wire.codes import RequestCode
 from actormq.wire.command import BROKER_VERSION, RemotingCommand
-from actormq.wire.headers import RequestCode
 
-DEFAULT_NAMESRV: Final = "127.0.0.1:9876"
 TIMEOUT_S: Final = 5.0
 MASTER_ID: Final = 0
+ZMQ: Final = "zmq://"
 UNREACHABLE: Final = (ConnectFailed, ConnectionLost, RequestTimeout)
 """Another server may answer the same question."""
 
@@ -72,7 +72,10 @@ class Remote:
         request = RemotingCommand.request(code, fields, body)
         request.version = version
         try:
-            answer = self._exchange(address, self._socket(address), request)
+            if address.startswith(ZMQ):
+                answer = self._exchange_zmq(address, request)
+            else:
+                answer = self._exchange(address, self._socket(address), request)
         except UNREACHABLE:
             self._forget(address)
             raise
@@ -102,6 +105,24 @@ class Remote:
                     return command
         raise RequestTimeout(f"{address} did not answer within {self._timeout_s:g} s")
 
+    def _exchange_zmq(self, address: str, request: RemotingCommand) -> RemotingCommand:
+        """As `_exchange`, with a name server's ZeroMQ front: the frame in two parts, without its length."""
+        import zmq
+
+        split_address(address.removeprefix(ZMQ))
+        data = frame.encode(request)
+        head_end = 8 + (int.from_bytes(data[4:8], "big") & 0xFFFFFF)
+        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            dealer.linger = 0
+            dealer.connect(address.replace(ZMQ, "tcp://", 1))
+            dealer.send_multipart([data[4:head_end], data[head_end:]])
+            deadline = time.monotonic() + self._timeout_s
+            while (left_s := deadline - time.monotonic()) > 0 and dealer.poll(round(left_s * 1000)):
+                command = frame.decode(b"".join(dealer.recv_multipart()))
+                if command.is_response and command.opaque == request.opaque:
+                    return command
+        raise RequestTimeout(f"{address} did not answer within {self._timeout_s:g} s")
+
     def _socket(self, address: str) -> socket.socket:
         if address not in self._sockets:
             try:
@@ -124,12 +145,17 @@ class Cluster:
     """What the name servers tell: brokers, topics, routes.
 
     Args:
-        namesrv: ``host:port``, several separated by ``;``: the first that answers is asked.
+        namesrv: ``host:port``, several separated by ``;`` or ``,``: the first that answers is asked.
+            ``zmq://`` before the first means ZeroMQ.
     """
 
     def __init__(self, remote: Remote, namesrv: str) -> None:
         self._remote = remote
-        self._addresses = [address.strip() for address in namesrv.split(";") if address.strip()]
+        rest = namesrv.removeprefix(ZMQ).removeprefix("rocketmq://").replace(",", ";")
+        scheme = ZMQ if namesrv.startswith(ZMQ) else ""
+        self._addresses = [scheme + address.strip() for address in rest.split(";") if address.strip()]
+        self._tried = 0
+        """Those before it do not answer."""
         if not self._addresses:
             raise ConfigError("no name server is given: say --namesrv HOST:PORT")
 
@@ -140,13 +166,15 @@ class Cluster:
             ConnectFailed, ConnectionLost, RequestTimeout: none of the name servers answers.
             RequestRefused: the one that answers refuses.
         """
-        *others, last = self._addresses
-        for address in others:
+        while True:
             try:
-                return json.loads(self._remote.ask(address, code, fields).body)
+                return json.loads(self._remote.ask(self._addresses[self._tried], code, fields).body)
             except UNREACHABLE:
-                continue
-        return json.loads(self._remote.ask(last, code, fields).body)
+                # Never again in this command: each question would wait for it.
+                self._tried += 1
+                if self._tried == len(self._addresses):
+                    self._tried = 0
+                    raise
 
     def tell_all(self, code: int, fields: dict[str, str]) -> None:
         """Ask every name server for the same change.
@@ -174,6 +202,17 @@ class Cluster:
             if not masters_only or int(broker_id) == MASTER_ID
         ]
         return sorted(found, key=lambda broker: (broker.cluster, broker.name, broker.broker_id))
+
+    def masters(self, name: str | None = None) -> list[Broker]:
+        """Return the masters, or the one of that name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = [broker for broker in self.brokers(masters_only=True) if name in (None, broker.name)]
+        if not found:
+            raise ConfigError(f"no broker {name} is registered" if name else "no broker is registered")
+        return found
 
     def route(self, topic: str) -> dict[str, Any]:
         """Return TopicRouteData of `topic`."""

@@ -6,13 +6,14 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from actormq.cli.options import NAMESRV_DEFAULT, Json, Namesrv
+from actormq.cli.options import NAMESRV_DEFAULT, Json, Namesrv, examples
 from actormq.cli.output import print_json, print_table, say
 from actormq.cli.remote import Cluster, Remote
 from actormq.errors import ClientError, RequestRefused, ResponseCode
 from actormq.wire import json
-from actormq.wire.headers import RequestCode
+from actormq.wire.codes import RequestCode
 
+EXAMPLES: Final = examples("status", "status --broker 127.0.0.1:10911 --json")
 LAGS: Final = (
     ("flushed", "appended", "not yet synced"),
     ("dispatched", "appended", "not yet readable"),

@@ -7,17 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from actormq.cli.options import NAMESRV_DEFAULT, Json, Namesrv
+from actormq.cli.options import NAMESRV_DEFAULT, Json, Namesrv, examples
 from actormq.cli.output import print_json, print_table, say
 from actormq.cli.remote import Broker, Cluster, Remote
-from actormq.errors import ConfigError
 from actormq.message import DLQ_PREFIX, RETRY_PREFIX, SYSTEM_TOPIC_PREFIX, SYSTEM_TOPICS, TEMPLATE_TOPIC
-from actormq.wire.headers import RequestCode
+from actormq.wire.codes import RequestCode
 
-app = typer.Typer(no_args_is_help=True, help="Topics: create, list, status, delete.")
+app = typer.Typer()
 
 
-@app.command()
+@app.command(
+    epilog=examples("topic create orders --queues 16", "topic create audit --broker broker-a --permission 4")
+)
 def create(
     topic: Annotated[str, typer.Argument(help="The topic's name.")],
     queues: Annotated[int, typer.Option(help="Queues on each broker.", min=1)] = 8,
@@ -38,7 +39,7 @@ def create(
         "order": "false",
     }
     with Remote() as remote:
-        masters = _masters(Cluster(remote, namesrv), broker)
+        masters = Cluster(remote, namesrv).masters(broker)
         for master in masters:
             remote.ask(master.address, RequestCode.UPDATE_AND_CREATE_TOPIC, fields)
     if as_json:
@@ -47,7 +48,7 @@ def create(
         say(f"topic {topic}: {queues} queues on {_names(masters)}")
 
 
-@app.command()
+@app.command(epilog=examples("topic delete orders", "topic delete orders --yes --json"))
 def delete(
     topic: Annotated[str, typer.Argument(help="The topic's name.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -58,13 +59,11 @@ def delete(
 
     Asks first when a person is there.  Messages stay in the log until that is too old, but nobody is served
     them any more, not even in a new topic of that name.
-
-    Example: actormq topic delete orders --yes
     """
     with Remote() as remote:
         cluster = Cluster(remote, namesrv)
         serving = {item["brokerName"] for item in cluster.route(topic)["brokerDatas"]}
-        masters = [broker for broker in cluster.brokers(masters_only=True) if broker.name in serving]
+        masters = [broker for broker in cluster.masters() if broker.name in serving]
         if sys.stdin.isatty() and not yes:
             typer.confirm(f"Delete {topic} on {_names(masters)}?", abort=True, err=True)
         for master in masters:
@@ -80,14 +79,7 @@ def _names(brokers: list[Broker]) -> str:
     return ", ".join(broker.name for broker in brokers)
 
 
-def _masters(cluster: Cluster, name: str | None) -> list[Broker]:
-    masters = [broker for broker in cluster.brokers(masters_only=True) if name in (None, broker.name)]
-    if not masters:
-        raise ConfigError(f"no broker {name} is registered" if name else "no broker is registered")
-    return masters
-
-
-@app.command("list")
+@app.command("list", epilog=examples("topic list", "topic list --all --json"))
 def list_topics(
     everything: Annotated[bool, typer.Option("--all", help="Also those of the system.")] = False,
     namesrv: Namesrv = NAMESRV_DEFAULT,
@@ -128,7 +120,7 @@ def _listed(cluster: Cluster, topic: str) -> dict[str, Any]:
     }
 
 
-@app.command()
+@app.command(epilog=examples("topic status orders"))
 def status(
     topic: Annotated[str, typer.Argument(help="The topic's name.")],
     namesrv: Namesrv = NAMESRV_DEFAULT,

@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,131 @@ def test_what_is_sent_is_consumed(dev: Dev) -> None:
         "consume", "Words", "-g", "second", "--from", "earliest", "-t", "red", "-c", "1", "-n", dev.namesrv
     )
     assert plain.stdout == b"hello\n"
+
+
+def test_sending_has_options_for_everything(dev: Dev, tmp_path: Path) -> None:
+    """From a file, again and again, into one queue, later, and at a rate."""
+    path = tmp_path / "lines.txt"
+    path.write_bytes(b"one\ntwo\n")
+    assert ask(dev, "send", "Options", "--file", str(path))["status"] == "SEND_OK"
+    results = ask(dev, "send", "Options", "--file", str(path), "--lines", "--queue", "broker-a:1")
+    assert [result["queue"] for result in results] == [1, 1]
+    began = time.monotonic()
+    assert len(ask(dev, "send", "Options", "tick", "--count", "5", "--rate", "20")) == 5
+    assert time.monotonic() - began >= 0.2
+    ask(dev, "send", "Options", "late", "--delay", "1s")
+    words = ("consume", "Options", "--from", "earliest", "--count", "9")
+    got = ask(dev, *words)
+    assert sorted(item["body"] for item in got) == ["late", "one", "one\ntwo\n", *["tick"] * 5, "two"]
+    late = next(item for item in got if item["body"] == "late")
+    assert late["store_timestamp_ms"] - late["born_timestamp_ms"] >= 1_000
+
+
+def test_a_consumer_without_a_group_leaves_none_behind(dev: Dev) -> None:
+    """It has one of its own; nothing of it is left on broker and name server, nor over ZeroMQ."""
+    ask(dev, "send", "Alone", "x")
+    before = {item["group"] for item in ask(dev, "group", "list", "--all")}
+    assert ask(dev, "consume", "Alone", "--from", "earliest", "--count", "1")["body"] == "x"
+    over_zmq = actormq(
+        "consume", "Alone", "--from", "earliest", "--idle", "2", "-n", f"zmq://{dev.namesrv_zmq}"
+    )
+    assert over_zmq.stdout == b"x\n"
+    assert {item["group"] for item in ask(dev, "group", "list", "--all")} == before
+    topics = {item["topic"] for item in ask(dev, "topic", "list", "--all")}
+    assert not [name for name in topics if "actormq-cli" in name]
+
+
+def test_a_new_group_begins_where_it_is_told_to(dev: Dev) -> None:
+    """Also in a topic so young that RocketMQ would begin at its first message."""
+    ask(dev, "send", "Begins", "old")
+    time.sleep(0.01)
+    moment = datetime.now().isoformat()
+    ask(dev, "send", "Begins", "new")
+    assert ask(dev, "consume", "Begins", "-g", "b1", "--from", moment, "--idle", "2")["body"] == "new"
+    assert ask(dev, "consume", "Begins", "-g", "b2", "--from", "latest", "--idle", "1") == []
+    words = ("consume", "Begins", "-g", "b2", "--from", "earliest", "--count", "1")
+    ask(dev, "send", "Begins", "newest")
+    assert ask(dev, *words)["body"] == "newest"
+
+
+def test_groups_are_listed_with_their_members(dev: Dev) -> None:
+    """Online ones say who, how and what; those of the system only when asked for."""
+    ask(dev, "send", "Listed", "x")
+    command = [sys.executable, "-m", "actormq.cli.main", "consume", "Listed", "-g", "listed"]
+    words = ["--from", "earliest", "--tags", "*", "-n", dev.namesrv]
+    with subprocess.Popen([*command, *words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"x\n"
+        (found,) = [item for item in ask(dev, "group", "list") if item["group"] == "listed"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 0
+    assert (found["model"], found["subscriptions"]) == ("clustering", {"Listed": "*"})
+    assert [member["language"] for member in found["members"]] == ["PYTHON"]
+    assert b"listed" in actormq("group", "list", "-n", dev.namesrv).stdout
+    assert "TOOLS_CONSUMER" not in {item["group"] for item in ask(dev, "group", "list")}
+    assert "TOOLS_CONSUMER" in {item["group"] for item in ask(dev, "group", "list", "--all")}
+
+
+def test_lag_says_what_a_group_has_not_consumed(dev: Dev) -> None:
+    """By queue, by topic, in all; of all groups together."""
+    ask(dev, "topic", "create", "Lags", "--queues", "2")
+    ask(dev, "send", "Lags", "x", "--count", "5", "--queue", "0")
+    ask(dev, "consume", "Lags", "-g", "lagging", "--from", "earliest", "--count", "2")
+    ask(dev, "send", "Lags", "x", "--count", "3", "--queue", "1")
+    found = ask(dev, "group", "lag", "lagging")
+    assert (found["group"], found["lag"], found["topics"]) == ("lagging", 6, {"Lags": 6})
+    rows = [
+        (row["queue"], row["broker_offset"], row["consumer_offset"], row["lag"]) for row in found["queues"]
+    ]
+    assert rows == [(0, 5, 2, 3), (1, 3, 0, 3)]
+    assert ask(dev, "group", "lag", "lagging", "--topic", "Lags")["lag"] == 6
+    assert {"group": "lagging", "lag": 6, "topics": {"Lags": 6}} in ask(dev, "group", "lag")
+    shown = actormq("group", "lag", "lagging", "-n", dev.namesrv).stdout.decode().splitlines()
+    assert shown[-1].split() == ["all", "6"]
+
+
+def test_a_deleted_topic_is_gone(dev: Dev) -> None:
+    """On broker and name server, with its groups' offsets; made again it begins anew."""
+    ask(dev, "topic", "create", "Doomed", "--queues", "1")
+    ask(dev, "send", "Doomed", "old")
+    assert ask(dev, "consume", "Doomed", "-g", "d", "--from", "earliest", "--count", "1")["body"] == "old"
+    assert ask(dev, "topic", "delete", "Doomed") == {"topic": "Doomed", "brokers": ["broker-a"]}
+    assert "Doomed" not in {item["topic"] for item in ask(dev, "topic", "list")}
+    actormq("topic", "status", "Doomed", "-n", dev.namesrv, code=1)
+    assert "Doomed" not in ask(dev, "group", "lag", "d")["topics"]
+    ask(dev, "topic", "create", "Doomed", "--queues", "1")
+    assert ask(dev, "send", "Doomed", "new")["offset"] == 0
+    assert ask(dev, "consume", "Doomed", "-g", "d", "--from", "latest", "--idle", "1") == []
+    assert ask(dev, "consume", "Doomed", "--from", "earliest", "--idle", "2")["body"] == "new"
+
+
+def test_a_running_broker_is_measured(dev: Dev) -> None:
+    """Sent, acknowledged one by one, taken, and end to end between two processes; all of them counted."""
+    words = ("bench", "produce", "Bench", "--size", "64")
+    fast = ask(dev, *words, "--count", "1111", "--threads", "2")
+    assert (fast["messages"], fast["errors"], fast["size"]) == (1_111, {}, 64)
+    assert fast["messages_per_second"] > 0
+    one_by_one = ask(dev, *words, "--count", "50", "--sync", "--rate", "500")
+    assert one_by_one["messages"] == 50
+    assert 0 < one_by_one["latency_ms"]["p50"] <= one_by_one["latency_ms"]["max"]
+    taken = ask(dev, "bench", "consume", "Bench", "--count", "1161")
+    assert (taken["messages"], taken["size"]) == (1_161, 64)
+    assert taken["latency_ms"]["p50"] > 0
+    both = ask(dev, "bench", "latency", "Ends", "--rate", "100", "--seconds", "1")
+    assert (both["sent"]["messages"], both["received"]["messages"]) == (100, 100)
+    assert both["received"]["latency_ms"]["p50"] > 0
+    assert b"msg/s" in actormq(*words, "--count", "10", "-n", dev.namesrv).stdout
+    assert not [item for item in ask(dev, "group", "list") if item["group"].startswith("actormq-bench-")]
+
+
+def test_commands_take_a_name_server_over_zeromq(dev: Dev) -> None:
+    """As clients do; several are tried in turn."""
+    url = f"zmq://127.0.0.1:1,{dev.namesrv_zmq}"
+    listed = actormq("topic", "list", "--all", "--json", "-n", f"zmq://{dev.namesrv_zmq}")
+    assert "TBW102" in {item["topic"] for item in json.loads(listed.stdout)}
+    assert json.loads(actormq("topic", "list", "--json", "-n", url).stdout) is not None
+    over_tcp = actormq("topic", "list", "--json", "-n", f"rocketmq://{dev.namesrv}")
+    assert over_tcp.stdout == actormq("topic", "list", "--json", "-n", dev.namesrv).stdout
 
 
 def test_what_was_printed_is_not_printed_again(dev: Dev) -> None:
@@ -148,6 +275,14 @@ def test_a_consumer_ends_quietly_when_it_is_told_to(dev: Dev) -> None:
         (["send", "T", "x", "-p", "a"], 2, "actormq: --property 'a' must be NAME=VALUE"),
         (["consume", "T", "-g", "g", "--from", "never"], 2, "actormq: --from 'never' must be"),
         (["consume", "T", "-g", "no blanks"], 2, "actormq: group 'no blanks'"),
+        (["topic", "delete", "Absent"], 1, "answered 17"),
+        (["topic", "delete", "TBW102"], 1, "conflict with system topic"),
+        (["group", "lag", "nobody"], 2, "actormq: there is no group nobody"),
+        (["send", "T", "x", "--delay", "7s"], 2, "actormq: --delay '7s' must be"),
+        (["send", "T", "x", "--queue", "99"], 2, "actormq: --queue '99'"),
+        (["send", "T", "--lines", "--count", "2"], 2, "actormq: --count repeats one message"),
+        (["bench", "produce", "no blanks"], 1, "actormq: "),
+        (["bench", "consume", "T", "--from", "never"], 2, "actormq: --from 'never' must be"),
     ],
 )
 def test_what_is_refused_is_one_sentence(dev: Dev, words: list[str], code: int, sentence: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+from importlib import import_module
 from pathlib import Path
 from typing import get_type_hints
 
@@ -12,6 +13,7 @@ import pytest
 
 from actormq.broker.admin import Admin
 from actormq.broker.naming import NameService
+from actormq.cli.app import NOUNS
 from actormq.cli.settings import load_broker
 from actormq.config import BrokerConfig, NameServerConfig
 from actormq.wire.codes import RequestCode
@@ -102,3 +104,21 @@ def test_request_codes_that_are_served_are_listed() -> None:
     codes = {*Admin.__new__(Admin).handlers(), *NameService.__new__(NameService)._table()}
     missing = {RequestCode(code) for code in codes if int(code) not in listed}
     assert not missing
+
+
+def test_every_command_and_option_is_described() -> None:
+    """In docs/cli.md, by its name."""
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for noun in NOUNS:
+        module = import_module(f"actormq.cli.{noun}")
+        found = [getattr(module, noun)] if not hasattr(module, "app") else []
+        if not found:
+            for info in module.app.registered_commands:
+                found.append(info.callback)
+                name = info.name or info.callback.__name__
+                assert re.search(rf"`{noun} {name}\b", text), f"{noun} {name}"
+        for function in found:
+            for hint in get_type_hints(function, include_extras=True).values():
+                for option in getattr(hint, "__metadata__", ()):
+                    flags = [flag for flag in getattr(option, "param_decls", None) or () if flag[:2] == "--"]
+                    assert not flags or any(f"{flag}" in text for flag in flags), f"{noun}: {flags}"

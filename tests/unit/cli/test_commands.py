@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actormq.cli import send, status, topic
-from actormq.cli.consume import _settings
+from actormq.cli import bench, group, send, status, topic
+from actormq.cli.beginning import Beginning
 from actormq.cli.dev import _greeting
 from actormq.cli.options import client_url
 from actormq.cli.output import print_json, print_table
+from actormq.cli.remote import Broker
 from actormq.cli.settings import Given, load_broker
-from actormq.client.results import StartFrom
-from actormq.errors import ConfigError
+from actormq.client.results import MessageQueue, StartFrom
+from actormq.errors import ConfigError, RequestRefused
 
 
 def test_name_servers_make_the_clients_url() -> None:
@@ -37,22 +40,80 @@ def test_lines_are_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends of lines and empty lines are left out, bytes stay bytes; without --lines it is one message."""
     data = b"one\r\n\n two \n\xff\xfe"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    assert list(send._lines("-")) == [b"one", b" two ", b"\xff\xfe"]
+    with send._opened("-", None) as opened:
+        assert list(send._lines(opened)) == [b"one", b" two ", b"\xff\xfe"]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    assert send._whole("-") == data
-    assert send._whole("grüße") == "grüße".encode()
-    with pytest.raises(ConfigError, match="standard input"):
-        list(send._lines("body"))
+    with send._opened("-", None) as opened:
+        assert send._whole(opened) == data
+    with send._opened("grüße", None) as opened:
+        assert send._whole(opened) == "grüße".encode()
+        with pytest.raises(ConfigError, match="standard input"):
+            list(send._lines(opened))
+
+
+def test_a_file_is_the_message_or_has_its_lines(tmp_path: Path) -> None:
+    """Not both a file and an argument; one that is not there is a sentence."""
+    path = tmp_path / "orders.txt"
+    path.write_bytes(b"one\ntwo\n")
+    with send._opened("-", path) as opened:
+        assert list(send._lines(opened)) == [b"one", b"two"]
+    with send._opened("-", path) as opened:
+        assert send._whole(opened) == b"one\ntwo\n"
+    for body, file, sentence in (
+        ("x", path, "given twice"),
+        ("-", tmp_path / "none", "cannot read .*none: No such"),
+    ):
+        with pytest.raises(ConfigError, match=sentence), send._opened(body, file):
+            pass
+
+
+def test_a_delay_is_a_level_or_its_time() -> None:
+    """RocketMQ's eighteen; anything else is refused."""
+    assert [send._delay_level(text) for text in ("0", "3", "1s", "10s", "2h")] == [0, 3, 1, 3, 18]
+    for wrong in ("19", "7s", "", "-1"):
+        with pytest.raises(ConfigError, match="--delay"):
+            send._delay_level(wrong)
+
+
+def test_a_queue_is_named_by_its_number() -> None:
+    """With its broker where several have one."""
+    queues = [MessageQueue("T", "a", 0), MessageQueue("T", "a", 1), MessageQueue("T", "b", 1)]
+    assert send._queue(queues, "0") == queues[0]
+    assert send._queue(queues, "b:1") == queues[2]
+    for wrong, sentence in (
+        ("1", "several brokers"),
+        ("2", "no such queue"),
+        ("c:1", "no such"),
+        ("x", "no"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            send._queue(queues, wrong)
+
+
+def test_a_rate_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock, not by pauses: what took long is made up for."""
+    now, slept = [100.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(round(seconds, 3))
+        now[0] += seconds
+
+    monkeypatch.setattr("actormq.cli.send.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("actormq.cli.send.time.sleep", sleep)
+    for number, _ in enumerate(send._paced([b""] * 5, 10)):
+        now[0] += 0.25 if number == 1 else 0
+    assert slept == [0.1, 0.05]
+    assert list(send._paced([b"a", b"b"], 0)) == [b"a", b"b"]
+    assert slept == [0.1, 0.05]
 
 
 def test_where_a_group_begins() -> None:
     """first, last, or a moment; with an offset from UTC it is absolute."""
-    assert _settings("earliest").start_from is StartFrom.FIRST
-    assert _settings("latest").start_from is StartFrom.LAST
-    settings = _settings("1970-01-01T00:00:01.5+00:00")
-    assert (settings.start_from, settings.start_timestamp_ms) == (StartFrom.TIMESTAMP, 1_500)
+    assert Beginning.of("earliest") == Beginning(StartFrom.FIRST)
+    assert Beginning.of("latest") == Beginning(StartFrom.LAST)
+    assert Beginning.of("1970-01-01T00:00:01.5+00:00") == Beginning(StartFrom.TIMESTAMP, 1_500)
     with pytest.raises(ConfigError, match="--from 'yesterday'"):
-        _settings("yesterday")
+        Beginning.of("yesterday")
 
 
 def test_tables_are_for_people_and_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,3 +243,97 @@ def test_json_of_a_result_names_its_place() -> None:
         "queue": 3,
         "offset": 7,
     }
+
+
+def test_percentiles_are_of_everything_that_was_measured() -> None:
+    """In milliseconds; of nothing there are none."""
+    first, second = bench.Latencies(), bench.Latencies()
+    for value in range(1, 1_001):
+        (first if value % 2 else second).add(value * 1_000_000)
+    joined = bench.Latencies().join([first, second])
+    assert len(joined) == 1_000
+    assert joined.as_dict() == {"p50": 501, "p90": 901, "p99": 991, "p99.9": 1_000, "max": 1_000}
+    assert set(bench.Latencies().as_dict().values()) == {None}
+
+
+def test_threads_share_the_messages_of_a_bench() -> None:
+    """Neither more nor fewer, whatever divides; without a number they go on."""
+    for count, threads in ((10, 3), (2, 4), (9, 3)):
+        limit = bench.Limit(count, 0, threads, 0)
+        assert sum(limit.left(thread, 0) for thread in range(threads)) == count
+        assert not limit.turn(threads - 1, count)
+    limit = bench.Limit(0, 5.0, 1, 0)
+    assert limit.turn(0, 1_000_000)
+    limit.stopped.set()
+    assert not limit.turn(0, 0)
+
+
+def test_a_bench_at_a_rate_waits_until_a_message_is_due() -> None:
+    """And does not begin one that is due after the end."""
+    limit = bench.Limit(0, 0.05, 2, 100)
+    assert limit.turn(0, 0)
+    assert limit.turn(1, 0)
+    assert not limit.turn(0, 3)
+    stopper = threading.Timer(0.05, limit.stopped.set)
+    endless = bench.Limit(0, 0, 1, 0.001, limit.stopped)
+    stopper.start()
+    assert not endless.turn(0, 1)
+
+
+class FakeRemote:
+    """Answers brokers' questions from a table of (address, code)."""
+
+    def __init__(self, answers: dict[tuple[str, int], Any]) -> None:
+        self.answers = answers
+
+    def ask(self, address: str, code: int, fields: dict[str, str]) -> Any:
+        answer = self.answers[address, code]
+        if isinstance(answer, Exception):
+            raise answer
+        return type("Answer", (), {"body": json.dumps(answer).encode()})
+
+
+def test_a_group_is_what_all_brokers_say_of_it() -> None:
+    """Members of several brokers are one; its retry topic is no subscription; offline it has no model."""
+    member = {"clientId": "c1", "clientAddr": "h:1", "language": "JAVA"}
+    online = {
+        "messageModel": "CLUSTERING",
+        "connectionSet": [member],
+        "subscriptionTable": {"orders": {"subString": "a || b"}, "%RETRY%g": {"subString": "*"}},
+    }
+    offline = RequestRefused(206, "not online", "b:1")
+    masters = [Broker("C", "a", 0, "a:1"), Broker("C", "b", 0, "b:1")]
+    remote: Any = FakeRemote({("a:1", 203): online, ("b:1", 203): offline})
+    assert group._group(remote, masters, "g") == {
+        "group": "g",
+        "members": [{"client": "c1", "address": "h:1", "language": "JAVA"}],
+        "model": "clustering",
+        "subscriptions": {"orders": "a || b"},
+    }
+    remote = FakeRemote({("a:1", 203): offline, ("b:1", 203): offline})
+    assert group._group(remote, masters, "g")["model"] is None
+    remote = FakeRemote({("a:1", 203): RequestRefused(1, "no", "a:1")})
+    with pytest.raises(RequestRefused):
+        group._group(remote, masters, "g")
+
+
+def test_lag_is_summed_by_topic_and_in_all() -> None:
+    """Over brokers, sorted; keys that are objects are read in either form."""
+
+    def stats(topic: str, queue: int, end: int, done: int) -> dict[str, Any]:
+        key = json.dumps({"topic": topic, "brokerName": "a", "queueId": queue})
+        return {key: {"brokerOffset": end, "consumerOffset": done, "lastTimestamp": 5}}
+
+    masters = [Broker("C", "a", 0, "a:1"), Broker("C", "b", 0, "b:1")]
+    answers = {
+        ("a:1", 208): {"offsetTable": stats("t", 1, 10, 4) | stats("t", 0, 7, 7)},
+        ("b:1", 208): {"offsetTable": stats("s", 0, 5, 2)},
+    }
+    remote: Any = FakeRemote(answers)
+    found = group.group_lag(remote, masters, "g", None)
+    assert (found["lag"], found["topics"]) == (9, {"s": 3, "t": 6})
+    assert [(row["topic"], row["queue"], row["lag"]) for row in found["queues"]] == [
+        ("s", 0, 3),
+        ("t", 0, 0),
+        ("t", 1, 6),
+    ]

@@ -140,3 +140,50 @@ def test_the_first_name_server_that_answers_is_asked(serving: Callable[[Serve], 
             Cluster(remote, down).brokers()
         with pytest.raises(ConfigError, match="--namesrv"):
             Cluster(remote, " ; ")
+
+
+def test_a_name_server_that_does_not_answer_is_asked_once(serving: Callable[[Serve], str]) -> None:
+    """A command has many questions: none but the first waits for it."""
+    calls = []
+    down = serving(lambda sock: calls.append(sock))
+    up = serving(answering(success(b"1"), success(b"2")))
+    with Remote() as remote:
+        cluster = Cluster(remote, f"{down};{up}")
+        assert [cluster.ask(105), cluster.ask(105)] == [1, 2]
+    assert len(calls) == 1
+
+
+def test_a_change_is_told_to_every_name_server(serving: Callable[[Serve], str]) -> None:
+    """Also when one of them does not do it: then that is said."""
+    told = []
+
+    def note(request: RemotingCommand) -> bytes:
+        told.append(request.fields["topic"])
+        return frame.encode(RemotingCommand.response_to(request, 0))
+
+    down = serving(lambda sock: None)
+    addresses = [serving(answering(note)) for _ in range(2)]
+    with Remote() as remote:
+        Cluster(remote, ",".join(addresses)).tell_all(216, {"topic": "a"})
+        with pytest.raises(ConnectionLost, match=down):
+            Cluster(remote, f"{down};{serving(answering(note))}").tell_all(216, {"topic": "b"})
+    assert told == ["a", "a", "b"]
+
+
+def test_masters_are_found_by_name() -> None:
+    """All of them, one, or a sentence."""
+    info = {
+        "brokerAddrTable": {
+            "a": {"brokerAddrs": {"0": "h:1", "1": "h:2"}, "brokerName": "a", "cluster": "C"},
+            "b": {"brokerAddrs": {"0": "h:3"}, "brokerName": "b", "cluster": "C"},
+        }
+    }
+    cluster = Cluster(Remote(), "h:0")
+    cluster.ask = lambda code, fields=None: info  # type: ignore[method-assign]
+    assert [broker.address for broker in cluster.masters()] == ["h:1", "h:3"]
+    assert [broker.address for broker in cluster.masters("b")] == ["h:3"]
+    with pytest.raises(ConfigError, match="no broker c is registered"):
+        cluster.masters("c")
+    info["brokerAddrTable"] = {}
+    with pytest.raises(ConfigError, match="no broker is registered"):
+        cluster.masters()
