@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,15 +62,20 @@ def start_dev(
     gateways: int = 1,
     env: dict[str, str] | None = None,
     like: Dev | None = None,
+    before: Sequence[str] = (),
 ) -> Dev:
-    """Start `actormq dev` on free ports (those of `like`, when given) and return once it is ready."""
+    """Start `actormq dev` on free ports (those of `like`, when given) and return once it is ready.
+
+    Args:
+        before: words of a program that runs it, and becomes it.
+    """
     ports = {"--namesrv-port": "0", "--namesrv-zmq-port": "0", "--port": "0", "--zmq-port": "0"}
     if like is not None:
-        before = (like.namesrv, like.namesrv_zmq, like.broker, like.zmq)
-        ports = {flag: at.rpartition(":")[2] for flag, at in zip(ports, before, strict=True)}
+        taken = (like.namesrv, like.namesrv_zmq, like.broker, like.zmq)
+        ports = {flag: at.rpartition(":")[2] for flag, at in zip(ports, taken, strict=True)}
     command = [
-        sys.executable, "-m", "actormq.cli.main", "dev", "--data-dir", str(data_dir), "--flush", flush,
-        "--gateways", str(gateways), *(word for pair in ports.items() for word in pair),
+        *before, sys.executable, "-m", "actormq.cli.main", "dev", "--data-dir", str(data_dir),
+        "--flush", flush, "--gateways", str(gateways), *(word for pair in ports.items() for word in pair),
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}

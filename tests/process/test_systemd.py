@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import configparser
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from actormq_process import dev_in
 from server_process import running
+
+import actormq
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "systemd"
 UNITS = sorted(path.name for path in DEPLOY.glob("*.service"))
@@ -66,6 +71,61 @@ def test_the_supervisor_orders_the_end(name: str) -> None:
     assert (service["Type"], service["KillMode"]) == ("notify", "mixed")
     assert int(service["WatchdogSec"].removesuffix("s")) > 20, "a role that stood still for 20 s comes back"
     assert "2" in service["RestartPreventExitStatus"].split()
+
+
+def allowed_calls(words: str) -> set[str]:
+    """Return the system calls of a unit's sets: ``@group``, or ``@group`` minus others behind ``~``."""
+    calls: set[str] = set()
+    for word in words.split():
+        shown = analyze("syscall-filter", word).stdout.splitlines()[1:]
+        for line in (line.strip() for line in shown if line.strip() and not line.strip().startswith("#")):
+            calls |= allowed_calls(line) if line.startswith("@") else {line}
+    return calls
+
+
+def written_elsewhere(lines: list[str], data: Path) -> set[str]:
+    """Return the files that were opened for writing and would be read-only; bytecode need not be kept."""
+    places = (
+        str(data),
+        os.environ["XDG_RUNTIME_DIR"],
+        os.environ["TMPDIR"],
+        "/tmp/",
+        "/run/",
+        "/dev/",
+        "/proc/",
+    )
+    opened = (re.match(r'openat\(\w+, "(/[^"]*)", [^)]*(?:O_WRONLY|O_RDWR|O_CREAT)', line) for line in lines)
+    names = {found[1] for found in opened if found}
+    return {name for name in names if not name.startswith(places) and "/__pycache__/" not in name}
+
+
+@needs_systemd
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace here")
+def test_nothing_is_done_that_the_units_forbid(tmp_path: Path) -> None:
+    """A life under strace: calls, sockets and places that are allowed, no memory to write and run."""
+    unit = (DEPLOY / "actormq-broker@.service").read_text()
+    allow, deny = re.findall(r"^SystemCallFilter=(.*)$", unit, re.MULTILINE)
+    allowed = allowed_calls(allow) - allowed_calls(deny.removeprefix("~"))
+    families = set(re.findall(r"^RestrictAddressFamilies=(.*)$", unit, re.MULTILINE)[0].split())
+    trace = tmp_path / "trace"
+    with dev_in(tmp_path / "data", before=("strace", "-D", "-f", "-qq", "-o", str(trace))) as dev:
+        for url in (f"zmq://{dev.namesrv_zmq}", f"rocketmq://{dev.namesrv}"):
+            with actormq.connect_sync(url) as mq:
+                mq.send("t", b"x")
+                first = actormq.ConsumerSettings(start_from=actormq.StartFrom.FIRST)
+                assert next(iter(mq.consume("t", "g", settings=first))).body == b"x"
+        assert dev.stop() == 0
+    lines = [line.partition(" ")[2].strip() for line in trace.read_text(errors="replace").splitlines()]
+    calls = {found[1] for line in lines if (found := re.match(r"(?:<\.\.\. )?(\w+)(?:\(| resumed)", line))}
+    assert len(calls) > 40
+    assert calls <= allowed, f"forbidden: {calls - allowed}"
+    sockets = {found[1] for line in lines if (found := re.match(r"socket(?:pair)?\((AF_\w+)", line))}
+    assert sockets, "no socket was seen"
+    assert sockets <= families
+    assert not written_elsewhere(lines, tmp_path)
+    maps = [line for line in lines if re.match(r"mmap|mprotect|pkey_mprotect", line)]
+    assert not [line for line in maps if "PROT_WRITE" in line and "PROT_EXEC" in line]
+    assert not [line for line in maps if line.startswith(("mprotect", "pkey")) and "PROT_EXEC" in line]
 
 
 def test_the_brokers_settings_start_one(tmp_path: Path) -> None:
