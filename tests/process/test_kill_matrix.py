@@ -14,10 +14,21 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
-from process.broker_load import CREATE_TOPIC, DELAYED_A_SECOND, GATEWAYS, ROLES, Load, broker_under_load, call
+from process.broker_load import (
+    CREATE_TOPIC,
+    DELAYED_A_SECOND,
+    DELETE_TOPIC,
+    GATEWAYS,
+    MAX_OFFSET,
+    ROLES,
+    Load,
+    broker_under_load,
+    call,
+)
 from process.load_story import Result, table
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
@@ -138,8 +149,9 @@ def points(role: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r'faults\.point\("([^"]+)"\)', source)))
 
 
-SPECIAL = {"writer.recovered", "flusher.marked-clean", "dispatcher.queue-removed"}
-"""Reached by what a test of its own does; queues are removed with topics only, which no client can yet."""
+DELETION = ("coordinator.rows-closed", "coordinator.deletion-saved", "dispatcher.queue-removed")
+SPECIAL = {"writer.recovered", "flusher.marked-clean", *DELETION}
+"""Reached by what a test of its own does."""
 SELDOM = re.compile(r"cleaner\.|\w+\.offsets|writer\.blank|flusher\.(?!log)")
 """Reached every few seconds; without sync flush so are all points of the flusher."""
 ARMED_ROLES = ("writer", "flusher", "dispatcher", "coordinator", "scheduler", "cleaner", "gateway")
@@ -211,6 +223,9 @@ def test_death_of_recovery_at_each_point(record: Record) -> None:
     """Each is a failed start and nothing else; the next recovery begins from there, clients still call."""
     with broker_under_load() as load:
         load.kill_supervisor()
+        # Something for recovery to end.
+        deleted = load.dev.data_dir / "config" / "deletedTopics.json"
+        deleted.write_text('{"deletedTopics": {"half-deleted": -1}}')
         for point in points("recovery"):
             with pytest.raises(AssertionError, match="not ready"):
                 load.restart({"ACTORMQ_FAULT": point})
@@ -235,9 +250,32 @@ def test_death_while_topics_are_made(record: Record) -> None:
         while load.incarnations()["coordinator"] == 1:
             number += 1
             answer = call(load.dev.broker, *topic_request(f"other-{number}"))
-            assert answer.code in (0, 1), answer.remark  # an answer that died with it is an error
+            assert answer.code in (0, 1, 2), answer.remark  # an answer that died with it is an error
         for other in range(1, number + 1):
             assert call(load.dev.broker, *topic_request(f"other-{other}")).code == 0
         load.await_flow(time.monotonic_ns())
         load.note_deaths()
         record(load, point)
+
+
+@pytest.mark.parametrize("point", DELETION)
+def test_death_while_topics_are_deleted(point: str, record: Record) -> None:
+    """The deletion is ended by the successor, or was not begun; a topic made again is empty."""
+    role = point.partition(".")[0]
+    with broker_under_load(env={"ACTORMQ_FAULT": f"{point}:3"}) as load:
+        for number in count():
+            code, fields = topic_request(f"other-{number}")
+            assert call(load.dev.broker, code, fields).code == 0
+            answer = call(load.dev.broker, DELETE_TOPIC, {"topic": f"other-{number}"})
+            assert answer.code in (0, 1, 2), answer.remark  # an answer that died with it is an error
+            if load.incarnations()[role] != 1:
+                break
+        load.await_incarnation(role, 2)
+        for other in range(number + 1):
+            assert call(load.dev.broker, DELETE_TOPIC, {"topic": f"other-{other}"}).code == 0
+            assert call(load.dev.broker, *topic_request(f"other-{other}")).code == 0
+            answer = call(load.dev.broker, MAX_OFFSET, {"topic": f"other-{other}", "queueId": "0"})
+            assert answer.fields == {"offset": "0"}
+        load.await_flow(time.monotonic_ns())
+        load.note_deaths()
+        record(load, f"{point}:3")
