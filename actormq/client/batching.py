@@ -212,8 +212,10 @@ class Accumulator(kernel.Window):
             topic, queue, wait_stored = key
             lane = Lane(key, 1 if queue is not None else self.limits.in_flight_per_topic)
             self._by_key[key] = lane
-            if queue is None and wait_stored:
+            if wait_stored and queue is None:
                 self.know(topic, lane)
+            elif wait_stored:
+                self.know_queue(topic, queue, lane)
         return lane
 
     def append(
@@ -323,8 +325,8 @@ class Accumulator(kernel.Window):
         self.leave(batch)
         if len(self._by_key) > _LANES_KEPT and not lane.in_flight and not lane.full and lane.open is None:
             del self._by_key[lane.key]
-            if lane.queue is None and lane.wait_stored:
-                self.forget(lane.topic)
+            if lane.wait_stored:
+                self.forget(lane.topic, lane.queue)
 
     def has_ease(self) -> bool:
         """Return whether there is room for more than a few: whoever had to wait goes on for a while."""
@@ -339,7 +341,7 @@ class Accumulator(kernel.Window):
 
     def abandon(self) -> list[Batch]:
         """Take out everything that waits and was not taken; refuse the quick way in from now on."""
-        self.forget(None)
+        self.forget()
         batches: list[Batch] = []
         for lane in self._waiting.values():
             self._close(lane)

@@ -106,8 +106,6 @@ class Collector:
             )
             if future is None:
                 return None
-            if message.tags and _has_only_tags(message):
-                self.window.know_tags(message.tags, properties)
             batch = self.window.take_full(lane)
             if batch is not None:
                 self._under_way.add(batch)
@@ -119,6 +117,12 @@ class Collector:
         if batch is not None:
             self._launch(batch)
         return future
+
+    def know_key(self, topic: str, queues: tuple[MessageQueue, ...], queue: MessageQueue) -> None:
+        """Take messages by the quick way whose key means `queue` among `queues`."""
+        with self._lock:
+            if self._closed is None:
+                self.window.know_keys(topic, queues, queue, self.window.lane((topic, queue, True)))
 
     def wait_for_room(self, message: Message, timeout_s: float) -> bool:
         """Block until there is room for `message`, or the window is closed; False = time is up.
@@ -301,7 +305,7 @@ class Collector:
     def refuse(self) -> None:
         """Take nothing by the quick way any more; any thread."""
         with self._lock:
-            self.window.forget(None)
+            self.window.forget()
 
     def close(self) -> None:
         """Refuse new messages, and give up those that no request carries yet.
@@ -335,10 +339,6 @@ def window_full(settings: ProducerSettings) -> WindowFull:
         f"the window of {settings.batch.window_messages} messages or {settings.batch.window_bytes} bytes "
         f"stayed full for {settings.window_timeout_ms} ms: the broker is slower than this producer"
     )
-
-
-def _has_only_tags(message: Message) -> bool:
-    return not (message.keys or message.properties or message.delay_level) and message.wait_stored
 
 
 def _late(posted: _Posted, timeout_ms: int) -> RequestTimeout:

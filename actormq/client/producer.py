@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from actormq.client.client import DEFAULT_PRODUCER_GROUP, Client
 from actormq.client.collecting import Collector, window_full
 from actormq.client.futures import SendFuture
-from actormq.client.messages import Message, MessageOptions, as_message, check_topic
+from actormq.client.messages import Message, MessageOptions, as_message, check_topic, encode_user_properties
 from actormq.client.procedures import Procedure
 from actormq.client.requests import Outgoing, Stored
 from actormq.client.results import MessageQueue, SendResult
@@ -219,20 +219,27 @@ class Producer(Collecting):
     ) -> SendFuture:
         self._require_running()
         message = as_message(body, options)
-        target = queue if isinstance(queue, MessageQueue) else self._target(topic, queue_choice(key, queue))
+        choose = queue_choice(key, queue)
+        queues: tuple[MessageQueue, ...] = ()
+        target = queue if isinstance(queue, MessageQueue) else None
+        if target is None and choose is not None:
+            queues = self._queues(topic)
+            target = choose(queues)
         future = self._collector.collect(topic, message, target)
         if future is None:
             future = self._collect_later(topic, message, target)
+        if key is not None and target is not None:
+            self._collector.know_key(topic, queues, target)
         return future
 
-    def _target(self, topic: str, choose: QueueChoice | None) -> MessageQueue | None:
-        if choose is None:
-            return None
+    def _encode(self, tags: str | None, keys: Any, properties: Any) -> bytes:
+        return encode_user_properties(tags, keys, properties)
+
+    def _queues(self, topic: str) -> tuple[MessageQueue, ...]:
         directory = self._client.session.directory
-        queues = directory.table.publish_queues(topic) or self._run(
+        return directory.table.publish_queues(topic) or self._run(
             directory.publish_queues(topic, self.settings.queues_wanted)
         )
-        return choose(queues)
 
     def _collect_later(self, topic: str, message: Message, target: MessageQueue | None) -> SendFuture:
         self._client.require_other_thread()

@@ -57,22 +57,33 @@ cdef class Lane:
     cdef public Batch open
 
 
+cdef class Spread:
+    cdef readonly tuple queues
+    cdef readonly list lanes
+
+
 cdef class Window:
     cdef readonly object lock
     cdef Py_ssize_t _messages_max, _bytes_max, _batch_messages, _batch_bytes, _body_bytes_max
-    cdef dict _lanes
-    cdef object _topic, _tags
+    cdef dict _lanes, _spreads, _named
+    cdef object _topic
     cdef Lane _lane
-    cdef bytes _tags_properties
     cdef readonly Py_ssize_t messages, held_bytes
 
     cdef bint _has_room(self, Py_ssize_t size) noexcept
     @cython.locals(batch=Batch, body_size=Py_ssize_t, properties_size=Py_ssize_t, size=Py_ssize_t, future=SendFuture,
                    buffer=bytearray, out=target, at=Py_ssize_t, key=int)
     cdef SendFuture _add(self, Lane lane, int flag, bytes body, bytes properties)
-    @cython.locals(lane=Lane, known=Lane, batch=Batch, properties=bytes, size=Py_ssize_t, data=bytes)
-    cdef SendFuture _put(self, object topic, object body, object tags)
+    @cython.locals(lane=Lane, batch=Batch, size=Py_ssize_t, data=bytes)
+    cdef SendFuture _put(self, object topic, object body, bytes properties, int flag, object key, object queue)
+    @cython.locals(known=Lane, spread=Spread)
+    cdef Lane _find(self, object topic, object key, object queue)
+
+
+@cython.locals(value="unsigned long long", unit="unsigned long long", letter=Py_UCS4)
+cpdef Py_ssize_t place_of_key(str key, Py_ssize_t count) except -1
 
 
 cdef class Collecting:
     cdef Window _quick
+    cdef tuple _tagged

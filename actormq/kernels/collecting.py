@@ -170,6 +170,18 @@ class Lane:
         self.open: Batch | None = None
 
 
+class Spread:
+    """The lanes of a topic's queues, for messages that name one by a key.
+
+    Args:
+        queues: the queues that the topic can be sent to, in their order.
+    """
+
+    def __init__(self, queues: tuple[Any, ...]) -> None:
+        self.queues = queues
+        self.lanes: list[Lane | None] = [None] * len(queues)
+
+
 class Window:
     """Everything whose outcome is not known yet, and how much more may come.
 
@@ -198,10 +210,10 @@ class Window:
         self._batch_bytes = batch_bytes
         self._body_bytes_max = body_bytes_max
         self._lanes: dict[str, Lane] = {}
+        self._spreads: dict[str, Spread] = {}
+        self._named: dict[tuple[str, Any], Lane] = {}
         self._topic: str | None = None
         self._lane: Lane | None = None
-        self._tags: str | None = None
-        self._tags_properties = b""
         self.messages = 0
         self.held_bytes = 0
 
@@ -209,19 +221,31 @@ class Window:
         """Take the common messages for `topic` into `lane`."""
         self._lanes[topic] = lane
 
-    def forget(self, topic: str | None) -> None:
-        """Leave a topic to the rules for what is uncommon, or (None) all of them."""
+    def know_queue(self, topic: str, queue: Any, lane: Lane) -> None:
+        """Take the common messages that name `queue` into `lane`."""
+        self._named[topic, queue] = lane
+
+    def know_keys(self, topic: str, queues: tuple[Any, ...], queue: Any, lane: Lane) -> None:
+        """Take the common messages whose key means `queue`, one of `queues`, into `lane`."""
+        spread = self._spreads.get(topic)
+        if spread is None or spread.queues is not queues:
+            # Another route: what keys mean may have changed, so every queue is looked at again.
+            spread = self._spreads[topic] = Spread(queues)
+        spread.lanes[queues.index(queue)] = lane
+
+    def forget(self, topic: str | None = None, queue: Any = None) -> None:
+        """Leave a topic, or a queue, to the rules for what is uncommon; without both everything."""
         if topic is None:
             self._lanes.clear()
-        else:
+            self._spreads.clear()
+            self._named.clear()
+        elif queue is None:
             self._lanes.pop(topic, None)
+        else:
+            self._named.pop((topic, queue), None)
+            self._spreads.pop(topic, None)
         self._topic = None
         self._lane = None
-
-    def know_tags(self, tags: str, properties: bytes) -> None:
-        """Remember the property string of messages with these tags: the next one often has them, too."""
-        self._tags = tags
-        self._tags_properties = properties
 
     def has_room(self, size: int) -> bool:
         """Return whether an item of `size` bytes fits; one that is alone always does."""
@@ -293,44 +317,76 @@ class Window:
         self.messages -= batch.count
         self.held_bytes -= batch.used_bytes
 
-    def put(self, topic: str, body: bytes, tags: str | None = None) -> Any:
+    def put(
+        self,
+        topic: str,
+        body: bytes,
+        properties: bytes = b"",
+        flag: int = 0,
+        key: str | None = None,
+        queue: Any = None,
+    ) -> Any:
         """Add a common message and return its `SendFuture`; None = something is not common.
 
         The message that fills a batch is not: whoever adds it must see to it that the batch leaves.
         """
         if cython.compiled:
-            return self._put(topic, body, tags)
+            return self._put(topic, body, properties, flag, key, queue)
         with self.lock:
-            return self._put(topic, body, tags)
+            return self._put(topic, body, properties, flag, key, queue)
 
-    def _put(self, topic: str, body: bytes, tags: str | None) -> SendFuture | None:
-        if topic is not self._topic:
-            if type(topic) is not str:
-                return None
-            known = self._lanes.get(topic)
-            if known is None:
-                return None
-            self._topic = topic
-            self._lane = known
-        lane = self._lane
-        if lane is None or type(body) is not bytes:
+    def _put(
+        self, topic: str, body: bytes, properties: bytes, flag: int, key: str | None, queue: Any
+    ) -> SendFuture | None:
+        if type(body) is not bytes or type(topic) is not str:
             return None
-        data = body
-        properties = b""
-        if tags is not None:
-            if tags is not self._tags:
-                return None
-            properties = self._tags_properties
+        lane = self._find(topic, key, queue)
+        # From here on nothing calls into Python: no other thread sees the window before all is done.
+        if lane is None:
+            return None
         batch = lane.open
         if batch is None:
             return None
+        data = body
         size = len(data)
         if size == 0 or size > self._body_bytes_max:
             return None
         size += ITEM_BYTES + UNIQUE_BYTES + len(properties)
         if batch.count + 1 >= self._batch_messages or batch.used_bytes + size >= self._batch_bytes:
             return None
-        return self._add(lane, 0, data, properties)
+        return self._add(lane, flag, data, properties)
+
+    def _find(self, topic: str, key: str | None, queue: Any) -> Lane | None:
+        if key is None and queue is None:
+            if topic is not self._topic:
+                known = self._lanes.get(topic)
+                if known is None:
+                    return None
+                self._topic = topic
+                self._lane = known
+            return self._lane
+        if key is None:
+            return self._named.get((topic, queue)) if isinstance(queue, tuple) else None
+        if queue is not None or type(key) is not str:
+            return None
+        spread = self._spreads.get(topic)
+        if spread is None:
+            return None
+        return spread.lanes[place_of_key(key, len(spread.lanes))]
+
+
+def place_of_key(key: str, count: int) -> int:
+    """Return which of `count` queues a key means: Java's ``String.hashCode``, without its sign, modulo."""
+    value = 0
+    for letter in key:
+        unit = ord(letter)
+        if unit > 0xFFFF:
+            value = (31 * value + 0xD800 + (unit - 0x10000 >> 10)) & 0xFFFFFFFF
+            unit = 0xDC00 + (unit - 0x10000 & 0x3FF)
+        value = (31 * value + unit) & 0xFFFFFFFF
+    if value & 0x80000000:
+        value = 0x100000000 - value
+    return value % count
 
 
 class Collecting:
@@ -342,6 +398,8 @@ class Collecting:
 
     def __init__(self, window: Window) -> None:
         self._quick = window
+        self._tagged: tuple[str | None, bytes] = (None, b"")
+        """The tags of the last message that had some, and their properties: the next often has the same."""
 
     def send_async(
         self,
@@ -377,18 +435,26 @@ class Collecting:
             RouteNotFound (only with `key` or a function), MessageRejected, ClientClosed.
         """
         if (
-            key is None
-            and queue is None
-            and keys is _NO_KEYS
-            and properties is None
+            type(body) is bytes
             and delay_level == 0
             and wait_stored is True
-            and flag == 0
+            and type(flag) is int
+            and -0x80000000 <= flag <= 0x7FFFFFFF
+            # Not what can be read only once: the long way may have to read it again.
+            and (keys is _NO_KEYS or isinstance(keys, (str, list, tuple)))
         ):
+            encoded = b""
+            if keys is not _NO_KEYS or properties is not None:
+                encoded = self._encode(tags, keys, properties)
+            elif tags is not None:
+                tagged = self._tagged
+                if tags is not tagged[0]:
+                    tagged = self._tagged = (tags, self._encode(tags, (), None))
+                encoded = tagged[1]
             if cython.compiled:
-                future = self._quick._put(topic, body, tags)
+                future = self._quick._put(topic, body, encoded, flag, key, queue)
             else:
-                future = self._quick.put(topic, body, tags)
+                future = self._quick.put(topic, body, encoded, flag, key, queue)
             if future is not None:
                 return future
         options: dict[str, Any] = {}
@@ -408,4 +474,8 @@ class Collecting:
 
     def _send_async(self, topic: str, body: Any, key: str | None, queue: Any, options: Any) -> Any:
         """Send what is not common."""
+        raise NotImplementedError
+
+    def _encode(self, tags: str | None, keys: Any, properties: Any) -> bytes:
+        """Return the property string; what cannot be one raises."""
         raise NotImplementedError

@@ -15,7 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actormq import kernels
+from actormq.client.latency import queue_of_key
 from actormq.client.messages import UNIQUE_KEY_BYTES, encode_user_properties, with_unique_key
+from actormq.client.results import MessageQueue
+from actormq.errors import MessageRejected
 from actormq.wire import batch as plain
 
 
@@ -39,6 +42,7 @@ COMPILED = importlib.import_module("actormq.kernels.collecting")
 MODES = [PURE] if COMPILED.__file__ == PURE.__file__ else [PURE, COMPILED]
 both = pytest.mark.parametrize("kernel", MODES, ids=["python", "compiled"][: len(MODES)])
 
+QUEUES = tuple(("t", "broker-a", index) for index in range(5))
 DIGITS = "0123456789ABCDEF0123456789AB"
 PREFIX = b"UNIQ_KEY\x01" + DIGITS.encode()
 TEXT = st.text(st.characters(exclude_characters="\x01\x02", exclude_categories=("Cs",)), max_size=30)
@@ -102,10 +106,8 @@ def test_the_quick_way_writes_the_same(kernel: ModuleType, bodies: list[bytes], 
     window = window_of(kernel)
     lane = opened(kernel, window)
     properties = encode_user_properties(tags=tags)
-    if tags is not None:
-        window.know_tags(tags, properties)
-    assert all(window.put("t", body, tags) is not None for body in bodies)
-    assert bytes(lane.open.body()) == expected([(0, body, properties) for body in bodies], 0)
+    assert all(window.put("t", body, properties, 7) is not None for body in bodies)
+    assert bytes(lane.open.body()) == expected([(7, body, properties) for body in bodies], 0)
 
 
 @both
@@ -124,28 +126,33 @@ def test_the_largest_properties(kernel: ModuleType) -> None:
 
 @both
 @pytest.mark.parametrize(
-    ("topic", "body", "tags"),
+    ("topic", "body", "more"),
     [
-        ("unknown", b"x", None),
-        (7, b"x", None),
-        ("t", b"", None),
-        ("t", b"x" * 1_001, None),
-        ("t", bytearray(b"x"), None),
-        ("t", "text", None),
-        ("t", None, None),
-        ("t", b"x", "other tags"),
+        ("unknown", b"x", {}),
+        (7, b"x", {}),
+        ("t", b"", {}),
+        ("t", b"x" * 1_001, {}),
+        ("t", bytearray(b"x"), {}),
+        ("t", "text", {}),
+        ("t", None, {}),
+        ("t", b"x", {"key": "no route for it yet"}),
+        ("t", b"x", {"key": 7}),
+        ("t", b"x", {"queue": ("t", "unknown", 0)}),
+        ("t", b"x", {"queue": len}),
+        ("t", b"x", {"queue": QUEUES[0], "key": "both"}),
+        ("u", b"x", {"queue": QUEUES[0]}),
     ],
 )
 def test_what_is_not_common_is_left_to_the_caller(
-    kernel: ModuleType, topic: Any, body: Any, tags: Any
+    kernel: ModuleType, topic: Any, body: Any, more: Any
 ) -> None:
     """Nothing is written, and nothing is counted."""
     window = window_of(kernel)
     lane = opened(kernel, window)
-    window.know_tags("known", b"TAGS\x01known\x02")
-    assert window.put(topic, body, tags) is None
+    window.know_queue("t", QUEUES[0], lane)
+    assert window.put(topic, body, **more) is None
     assert (lane.open.count, window.messages, window.held_bytes) == (0, 0, 0)
-    assert window.put("t", b"x", None) is not None
+    assert window.put("t", b"x") is not None
 
 
 @both
@@ -157,7 +164,7 @@ def test_a_subclass_of_bytes_is_not_common(kernel: ModuleType) -> None:
 
     window = window_of(kernel)
     opened(kernel, window)
-    assert window.put("t", Strange(b"x"), None) is None
+    assert window.put("t", Strange(b"x")) is None
 
 
 @both
@@ -216,7 +223,7 @@ def test_a_topic_that_was_forgotten_is_not_taken_any_more(kernel: ModuleType) ->
     window.forget("a")
     assert window.put("a", b"x") is None
     assert window.put("b", b"x") is not None
-    window.forget(None)
+    window.forget()
     assert window.put("b", b"x") is None
 
 
@@ -228,6 +235,67 @@ def test_topics_do_not_mix(kernel: ModuleType) -> None:
         assert window.put(topic, b"%d" % index) is not None
     for topic, wanted in (("a", [b"0", b"3", b"4"]), ("b", [b"1", b"2", b"5"])):
         assert [bytes(item.body) for item in plain.iterate(lanes[topic].open.body())] == wanted
+
+
+# --- keys and named queues ---------------------------------------------------------------------------
+
+
+@both
+@given(key=st.text(max_size=20), count=st.integers(1, 100))
+def test_a_key_means_the_queue_that_it_means_everywhere(kernel: ModuleType, key: str, count: int) -> None:
+    """Java's hash, whatever the characters; lone surrogates and those beyond 16 bits included."""
+    queues = [MessageQueue("t", "a", index) for index in range(count)]
+    assert kernel.place_of_key(key, count) == queue_of_key(queues, key).queue_id
+
+
+@both
+@pytest.mark.parametrize(
+    "key", ["", "polygenelubricants", "\ud800", "\U0001f600 and more", "GydZG_DESIGNING WORKHOUSES"]
+)
+def test_a_key_with_an_odd_hash(kernel: ModuleType, key: str) -> None:
+    """Zero, the smallest number (which has no positive), half a pair, a pair."""
+    queues = [MessageQueue("t", "a", index) for index in range(7)]
+    assert kernel.place_of_key(key, 7) == queue_of_key(queues, key).queue_id
+
+
+@both
+def test_a_key_finds_its_lane_once_it_is_known(kernel: ModuleType) -> None:
+    window = window_of(kernel)
+    key, other = "a", "b"
+    place = kernel.place_of_key(key, 5)
+    assert kernel.place_of_key(other, 5) != place
+    lane = opened(kernel, window)
+    assert window.put("t", b"x", key=key) is None
+    window.know_keys("t", QUEUES, QUEUES[place], lane)
+    assert window.put("t", b"x", key=key) is not None
+    assert window.put("t", b"x", key=other) is None, "that queue was not asked for yet"
+    assert window.put("u", b"x", key=key) is None
+    assert lane.open.count == 1
+
+
+@both
+def test_another_route_makes_keys_unknown_again(kernel: ModuleType) -> None:
+    """With another number of queues a key may mean another one: nothing of the old route may be used."""
+    window = window_of(kernel)
+    lane = opened(kernel, window)
+    for index in range(5):
+        window.know_keys("t", QUEUES, QUEUES[index], lane)
+    longer = (*QUEUES, ("t", "broker-a", 5))
+    window.know_keys("t", longer, longer[5], lane)
+    known = [str(number) for number in range(50) if window.put("t", b"x", key=str(number)) is not None]
+    assert known == [str(number) for number in range(50) if kernel.place_of_key(str(number), 6) == 5]
+
+
+@both
+def test_a_named_queue_has_a_lane_of_its_own(kernel: ModuleType) -> None:
+    window = window_of(kernel)
+    free, named = opened(kernel, window), opened(kernel, window, "not by this name")
+    window.know_queue("t", QUEUES[1], named)
+    assert window.put("t", b"x", queue=("t", "broker-a", 1)) is not None
+    assert (free.open.count, named.open.count) == (0, 1)
+    window.forget("t", QUEUES[1])
+    assert window.put("t", b"x", queue=QUEUES[1]) is None
+    assert window.put("t", b"x") is not None
 
 
 @both
@@ -323,60 +391,107 @@ def test_an_outcome_lets_go_of_the_bytes_and_keeps_the_keys(kernel: ModuleType) 
 # --- the face ----------------------------------------------------------------------------------------
 
 
-def face(kernel: ModuleType, window: Any) -> tuple[Any, list[Any]]:
+def face(kernel: ModuleType, window: Any) -> tuple[Any, list[Any], list[Any]]:
+    """Return a producer, what it left to the long way, and what it encoded."""
     left: list[Any] = []
+    encoded: list[Any] = []
 
     class Face(kernel.Collecting):  # type: ignore[misc, name-defined]
         def _send_async(self, *arguments: Any) -> Any:
             left.append(arguments)
             return "long way"
 
-    return Face(window), left
+        def _encode(self, *arguments: Any) -> bytes:
+            encoded.append(arguments)
+            return encode_user_properties(*arguments)
+
+    return Face(window), left, encoded
 
 
 @both
 def test_send_async_takes_the_quick_way_where_it_can(kernel: ModuleType) -> None:
+    """Also with properties; those of the same tags are not encoded again and again."""
     window = window_of(kernel)
-    opened(kernel, window)
-    producer, left = face(kernel, window)
-    window.know_tags("paid", b"TAGS\x01paid\x02")
+    lane = opened(kernel, window)
+    window.know_queue("t", QUEUES[0], lane)
+    window.know_keys("t", QUEUES, QUEUES[kernel.place_of_key("k", 5)], lane)
+    producer, left, encoded = face(kernel, window)
     for future in (
         producer.send_async("t", b"x"),
         producer.send_async(topic="t", body=b"x"),
         producer.send_async("t", b"x", key=None, queue=None, tags=None, flag=0, wait_stored=True),
         producer.send_async("t", b"x", tags="paid"),
+        producer.send_async("t", b"x", tags="paid"),
+        producer.send_async("t", b"x", keys=["a", "b"], tags="new"),
+        producer.send_async("t", b"x", properties={"p": "q"}, flag=-5),
+        producer.send_async("t", b"x", key="k"),
+        producer.send_async("t", b"x", queue=QUEUES[0]),
     ):
         assert type(future) is kernel.SendFuture
     assert left == []
+    assert encoded == [("paid", (), None), ("new", ["a", "b"], None), (None, (), {"p": "q"})]
+    written = [
+        b"",
+        b"",
+        b"",
+        *[b"TAGS\x01paid\x02"] * 2,
+        b"KEYS\x01a b\x02TAGS\x01new\x02",
+        b"p\x01q\x02",
+        b"",
+        b"",
+    ]
+    assert bytes(lane.open.body()) == expected(
+        [(-5 if index == 6 else 0, b"x", properties) for index, properties in enumerate(written)], 0
+    )
 
 
 @both
 @pytest.mark.parametrize(
     "options",
     [
-        {"tags": "new"},
-        {"keys": ["a"]},
-        {"keys": "a"},
-        {"properties": {"a": "b"}},
         {"delay_level": 3},
         {"wait_stored": False},
-        {"flag": 7},
+        {"flag": 1 << 31},
+        {"flag": "seven"},
+        {"keys": iter(["read", "once"])},
+        {"delay_level": 3, "tags": "a", "keys": "b", "properties": {"c": "d"}, "flag": 7},
     ],
 )
-def test_options_go_the_long_way(kernel: ModuleType, options: dict[str, Any]) -> None:
-    """With nothing but what was given."""
+def test_options_that_go_the_long_way(kernel: ModuleType, options: dict[str, Any]) -> None:
+    """With nothing but what was given, and untouched."""
     window = window_of(kernel)
     opened(kernel, window)
-    producer, left = face(kernel, window)
+    producer, left, encoded = face(kernel, window)
     assert producer.send_async("t", b"x", **options) == "long way"
     assert producer.send_async("t", b"x", key="k", **options) == "long way"
     assert left == [("t", b"x", None, None, options), ("t", b"x", "k", None, options)]
+    assert (window.messages, encoded) == (0, [])
+
+
+@both
+def test_what_does_not_fit_is_handed_on_with_its_options(kernel: ModuleType) -> None:
+    """The long way reads them again."""
+    producer, left, _ = face(kernel, window_of(kernel))
+    options = {"tags": "a", "keys": ["b"], "properties": {"c": "d"}, "flag": 7}
+    assert producer.send_async("t", b"x", queue=QUEUES[1], **options) == "long way"
+    assert left == [("t", b"x", None, QUEUES[1], options)]
+
+
+@both
+def test_properties_that_are_refused(kernel: ModuleType) -> None:
+    """What the encoder raises reaches the caller, and nothing is written; the next tags are not these."""
+    window = window_of(kernel)
+    opened(kernel, window)
+    producer, _, _ = face(kernel, window)
+    for options in ({"tags": "a\x01b"}, {"properties": {"TAGS": "x"}}, {"keys": "\x02"}):
+        with pytest.raises(MessageRejected):
+            producer.send_async("t", b"x", **options)
     assert window.messages == 0
 
 
 @both
 def test_arguments_are_checked(kernel: ModuleType) -> None:
-    producer, _ = face(kernel, window_of(kernel))
+    producer, _, _ = face(kernel, window_of(kernel))
     with pytest.raises(TypeError):
         producer.send_async("t", b"x", "positional")
     with pytest.raises(TypeError):
