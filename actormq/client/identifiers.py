@@ -117,4 +117,4 @@ def parse_offset_message_id(text: str) -> StoredPlace:
 
 def format_offset_message_id(host: bytes, log_offset: LogOffset) -> str:
     """Return the id of the message at `log_offset`; `host` is address and port as stored (8 or 20 bytes)."""
-    return (host + log_offset.to_bytes(8, "big")).hex().upper()
+    return (host + log_offset.to_bytes(8, "big", signed=True)).hex().upper()

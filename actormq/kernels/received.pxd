@@ -28,6 +28,12 @@ cdef inline Py_ssize_t count_marks(
         at += 1
     return found
 
+cdef inline (Py_ssize_t, Py_ssize_t) value_place(
+        source data, Py_ssize_t at, Py_ssize_t end, int which) noexcept:
+    cdef long long places[8]
+    find_properties(data, at, end, places)
+    return places[which], places[which + 1]
+
 cdef inline Py_ssize_t step(Handful handful) noexcept:
     # Nothing between these lines can give the interpreter's lock away.
     cdef Py_ssize_t index = handful.taken
@@ -93,7 +99,7 @@ cdef (Py_ssize_t, Py_ssize_t) topic_place(source raw, Py_ssize_t start, object r
 @cython.locals(size=cython.int, at=cython.Py_ssize_t, properties_bytes=cython.int)
 cdef (Py_ssize_t, Py_ssize_t) properties_place(source raw, Py_ssize_t start, object rules) except *
 @cython.locals(
-    begin=cython.Py_ssize_t, end=cython.Py_ssize_t, places=cython.p_longlong)
+    begin=cython.Py_ssize_t, end=cython.Py_ssize_t, at=cython.Py_ssize_t, size=cython.Py_ssize_t)
 cdef object property_of(source raw, Py_ssize_t start, int which, object rules)
 cdef object tag_of(source raw, Py_ssize_t start, object rules)
 cpdef bint finish(ReceivedMessage message)

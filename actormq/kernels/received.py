@@ -44,6 +44,12 @@ if not cython.compiled:
         """Say how many of ``marks[at:end]`` are `mark`."""
         return marks.count(mark, at, end)
 
+    def value_place(data: memoryview, at: int, end: int, which: int) -> tuple[int, int]:
+        """Return position and size of one property's value; `which`: its place in `find_properties`."""
+        places = numbers(array("q", bytes(64)))
+        find_properties(data, at, end, places)
+        return places[which], places[which + 1]
+
     def step(handful: Handful) -> int:
         """Return the number of the next message, each one once, whoever asks."""
         index: int = next(handful.cursor)
@@ -291,12 +297,8 @@ def properties_place(raw: memoryview, start: int, rules: Rules) -> tuple[int, in
 def property_of(raw: memoryview, start: int, which: int, rules: Rules) -> str | None:
     """Return one property without decoding the others; `which`: its place in `find_properties`."""
     begin, end = properties_place(raw, start, rules)
-    spots = array("q", bytes(64))
-    places = numbers(spots)
-    find_properties(raw, begin, end, places)
-    if places[which] < 0:
-        return None
-    return text_at(raw, places[which], places[which + 1]).decode("utf-8", "replace")
+    at, size = value_place(raw, begin, end, which)
+    return None if at < 0 else text_at(raw, at, size).decode("utf-8", "replace")
 
 
 def tag_of(raw: memoryview, start: int, rules: Rules) -> str | None:

@@ -92,6 +92,17 @@ def stored(draw: st.DrawFn) -> bytes:
     return bytes(out)
 
 
+def record(offset: int, tag: str | None = None, body: bytes = b"x") -> bytes:
+    properties = encode_properties({"TAGS": tag} if tag else {})
+    out = bytearray(records.record_size(8, 8, 6, len(properties), len(body)))
+    records.encode(
+        out, 0, queue_id=3, flag=0, queue_offset=offset, physical_offset=77, sys_flag=0, born_timestamp=1,
+        born_host=b"\x7f\0\0\1\0\0\0\1", store_timestamp=2, store_host=b"\x7f\0\0\1\0\0\0\2",
+        reconsume_times=0, prepared_offset=0, body=body, topic=b"orders", properties=properties,
+    )  # fmt: skip
+    return bytes(out)
+
+
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
     """A record of which some bytes are others; its size and its first magic are still right."""
@@ -99,6 +110,13 @@ def damaged(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(8, len(data) - 1))
         data[at] = draw(st.integers(0, 255))
+    return bytes(data)
+
+
+def record_with_log_offset(log_offset: int) -> bytes:
+    """Return a record that lies where none can lie."""
+    data = bytearray(record(0))
+    struct.pack_into(">q", data, 28, log_offset)
     return bytes(data)
 
 
@@ -193,6 +211,7 @@ def cut(kernel: ModuleType, data: bytes, **options: Any) -> Any:
 
 
 @both
+@example([record_with_log_offset(-1)], NAMES)
 @given(st.lists(stored() | damaged(), min_size=1, max_size=4), st.permutations(NAMES))
 def test_every_field_is_read_like_the_simple_decoder(
     kernel: ModuleType, data: list[bytes], names: list[str]
@@ -234,17 +253,6 @@ def test_what_is_no_record_is_refused_whole(
     else:
         found = cut(kernel, data).messages()
         assert [one.stored_bytes for one in found] == [len(record) for record in expected]
-
-
-def record(offset: int, tag: str | None = None, body: bytes = b"x") -> bytes:
-    properties = encode_properties({"TAGS": tag} if tag else {})
-    out = bytearray(records.record_size(8, 8, 6, len(properties), len(body)))
-    records.encode(
-        out, 0, queue_id=3, flag=0, queue_offset=offset, physical_offset=77, sys_flag=0, born_timestamp=1,
-        born_host=b"\x7f\0\0\1\0\0\0\1", store_timestamp=2, store_host=b"\x7f\0\0\1\0\0\0\2",
-        reconsume_times=0, prepared_offset=0, body=body, topic=b"orders", properties=properties,
-    )  # fmt: skip
-    return bytes(out)
 
 
 @both
