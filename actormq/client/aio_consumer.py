@@ -133,7 +133,7 @@ class AsyncConsumer:
     async def _take(self, stream: _AsyncStream) -> AsyncIterator[Delivered]:
         while (delivery := await stream.get()) is not None:
             assert self._core is not None
-            while (message := delivery.take(self._core.session.now_ms())) is not None:
+            while (message := delivery.take_any()) is not None:
                 yield Delivered(self._core.handing, delivery, message)
 
     # -- control
@@ -197,7 +197,7 @@ class _AsyncWorkers:
                 self._waiting.popleft()
                 await self._run_in_order(delivery)
                 continue
-            message = delivery.take(self._core.session.now_ms())
+            message = delivery.take_any()
             if message is None:
                 self._waiting.popleft()
                 continue

@@ -208,5 +208,5 @@ class _Stream:
 
     def __iter__(self) -> Iterator[Delivered]:
         while (delivery := self._waiting.get()) is not None:
-            while (message := delivery.take(self._core.session.now_ms())) is not None:
+            while (message := delivery.take_any()) is not None:
                 yield Delivered(self._core.handing, delivery, message)

@@ -104,12 +104,12 @@ class Handing:
         Args:
             delay_level: for its retry; None = it is done with.
         """
-        if delay_level is not None:
+        if delay_level is None:
+            finish(message)
+            if delivery.must_report():
+                self.report(delivery, [], False)
+        else:
             self.report(delivery, [(message, delay_level)], False)
-            return
-        finish(message)
-        if delivery.is_awaited:
-            self.report(delivery, [], False)
 
     def report(self, delivery: Delivery, finished: list[Finished], is_last: bool) -> None:
         """Say what became of messages; any thread.

@@ -80,9 +80,9 @@ class Delivered:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if error is None:
-            self.ack()
-        else:
-            self.retry(error.delay_level if isinstance(error, RetryLater) else 0)
+            self._settle(None)
+            return False
+        self._settle(error.delay_level if isinstance(error, RetryLater) else 0)
         return isinstance(error, RetryLater)
 
     async def __aenter__(self) -> Self:

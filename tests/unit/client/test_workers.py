@@ -188,3 +188,16 @@ def test_stopping_waits_for_listeners_but_not_for_ever() -> None:
     may_end.set()
     assert crew.stop(SECONDS)
     crew.submit(delivery(listener, 1))  # nobody is there; nothing happens
+
+
+def test_who_waits_for_room_is_told_by_a_loop_that_settles_one_by_one() -> None:
+    """After as many as asked for, and after each once all were taken: the last may be any of them."""
+    taken = delivery(lambda message: None, 10)
+    assert [taken.must_report() for _ in range(3)] == [False] * 3, "nobody waits"
+    taken.window.gate.report_after = 3
+    messages = [taken.take_any() for _ in range(9)]
+    assert all(messages)
+    assert [taken.must_report() for _ in range(5)] == [True, False, False, True, False]
+    assert taken.take_any()
+    assert not taken.take_any()
+    assert [taken.must_report() for _ in range(2)] == [True, True]
