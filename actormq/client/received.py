@@ -36,9 +36,9 @@ def _rebuild(record: bytes, queue: MessageQueue, attempts: int) -> ReceivedMessa
 
 
 def _host_text(stored: bytes) -> str:
-    address = ipaddress.ip_address(stored[:-4])
-    text = f"[{address}]" if address.version == 6 else str(address)
-    return f"{text}:{int.from_bytes(stored[-4:], 'big')}"
+    if len(stored) == 8:
+        return f"{stored[0]}.{stored[1]}.{stored[2]}.{stored[3]}:{int.from_bytes(stored[4:], 'big')}"
+    return f"[{ipaddress.IPv6Address(stored[:-4])}]:{int.from_bytes(stored[-4:], 'big')}"
 
 
 RULES: Final = Rules(
