@@ -271,6 +271,22 @@ class Accumulator(kernel.Window):
         lane.in_flight += 1
         return lane.full.popleft()
 
+    def is_first(self, lane: Lane) -> bool:
+        """Return whether what was appended has found its lane idle: it need not wait for anything."""
+        return (
+            not lane.in_flight
+            and not lane.full
+            and not self.limits.linger_ms
+            and lane.open is not None
+            and lane.open.count == 1
+        )
+
+    def take_first(self, lane: Lane) -> Batch:
+        """Take out the message that found its lane idle."""
+        self._close(lane)
+        lane.in_flight += 1
+        return lane.full.popleft()
+
     def ready(self, now_ms: int, *, flush: bool = False) -> list[Batch]:
         """Take out the batches that may be sent now: full or old enough, and their lane not too busy.
 

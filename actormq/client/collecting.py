@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from actormq.client.batching import ITEM_OVERHEAD_BYTES, Accumulator, Batch, LaneKey
+from actormq.client.batching import ITEM_OVERHEAD_BYTES, Accumulator, Batch, Lane, LaneKey
 from actormq.client.futures import SendFuture
 from actormq.client.messages import Message, check_body, check_flag, encode_user_properties
 from actormq.client.procedures import Address, Signal, Wait
@@ -107,6 +107,8 @@ class Collector:
             if future is None:
                 return None
             batch = self.window.take_full(lane)
+            if batch is None and self.window.is_first(lane) and self._is_connected(lane):
+                batch = self.window.take_first(lane)
             if batch is not None:
                 self._under_way.add(batch)
             # A busy lane is looked at when a request of it has ended, an open batch was when it began.
@@ -151,9 +153,8 @@ class Collector:
 
     def _launch(self, batch: Batch) -> None:
         """Send a batch that was taken."""
-        if batch.count > 1 and self._post(batch):
-            return
-        self._in_loop(partial(self._store, batch, None))
+        if not self._post(batch):
+            self._in_loop(partial(self._store, batch, None))
 
     def _post(self, batch: Batch) -> bool:
         """Make the first attempt from here, where that can be done without waiting for anything."""
@@ -162,10 +163,14 @@ class Collector:
         if place is None:
             return False
         queue, address = place
-        body = batch.body()
-        opaque = next_opaque()
         clock = self._session.clock
-        head = self._head(queue, lane.wait_stored).encode(opaque, clock.wall_ms(), len(body))
+        if batch.count > 1:
+            body = batch.body()
+            opaque = next_opaque()
+            head = self._head(queue, lane.wait_stored).encode(opaque, clock.wall_ms(), len(body))
+        else:
+            head, body, opaque = self._sender.collected_single(queue, batch)
+            address = self._quick_way(queue, address)
         posted = _Posted(batch, queue, address, opaque, clock.monotonic_ns())
         self._posted[opaque] = posted
         if not self._session.network.post(address, opaque, head, body, partial(self._answered, posted)):
@@ -175,6 +180,18 @@ class Collector:
             self._is_watching = True
             self._in_loop(self._watch_deadlines)
         return True
+
+    def _is_connected(self, lane: Lane) -> bool:
+        """Return whether a message can probably be posted without asking anybody anything."""
+        queues = (lane.queue,) if lane.queue else self._session.directory.table.publish_queues(lane.topic)
+        address = self._session.directory.known_master(queues[0].broker_name) if queues else None
+        return address is not None and self._session.network.is_open(address)
+
+    def _quick_way(self, queue: MessageQueue, address: Address) -> Address:
+        """Return the broker's TCP address where a connection stands: one message is there sooner than by
+        ZeroMQ, whose own threads have to be woken on both sides."""
+        tcp = self._session.directory.table.tcp_master(queue.broker_name)
+        return tcp if tcp is not None and self._session.network.is_open(tcp) else address
 
     def _head(self, queue: MessageQueue, wait_stored: bool) -> BatchHead:
         head = self._heads.get((queue, wait_stored))

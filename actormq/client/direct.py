@@ -137,6 +137,7 @@ class Direct:
             log.info("sends go another way", extra={"address": address, "reason": str(error)})
         else:
             self._put_back(pool, connection)
+            self._reached.add(address)  # last: who sees it finds the connection
 
     # -- requests
 
@@ -155,6 +156,7 @@ class Direct:
             connection = pool.idle.pop() if pool is not None and pool.idle else None
         if pool is None or connection is None or now_ns - connection.idle_since_ns > _FRESH_NS:
             pool, connection = self._take(address, deadline_ns, timeout_ms, connection)
+            self._reached.add(address)
         is_good = False
         try:
             connection.set_timeout(timeout_ms)
@@ -310,7 +312,6 @@ class Direct:
             connection = _Connection(
                 self._connect(address, deadline_ns, timeout_ms), self._settings.frame_bytes_max
             )
-            self._reached.add(address)
         except ConnectFailed:
             self._reached.discard(address)
             raise

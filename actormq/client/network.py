@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from actormq.client.links import Link, LinkContext
 from actormq.client.procedures import Address
@@ -15,6 +15,7 @@ from actormq.clock import Clock
 from actormq.errors import ActorMQError, ClientClosed
 from actormq.wire.command import RemotingCommand
 
+_TRY_AGAIN_NS: Final = 5_000_000_000
 log = logging.getLogger("actormq.client")
 
 
@@ -42,6 +43,7 @@ class Network:
         self._loop = loop
         self._listener = listener
         self._links: dict[Address, Link] = {}
+        self._try_again_ns: dict[Address, int] = {}
         self._is_closed = False
         self._context = LinkContext(
             loop=loop,
@@ -78,6 +80,24 @@ class Network:
             on_answer(ClientClosed("the client is closed"))
         else:
             self._link(address).ask_frame(opaque, data, on_answer)
+
+    def is_open(self, address: Address) -> bool:
+        """Return whether a link stands there; begin to open one when nobody has tried lately.
+
+        For who has another way: nobody waits for an address that may lead nowhere.
+        """
+        link = self._links.get(address)
+        if link is not None:
+            return link.is_open
+        now_ns = self._context.clock.monotonic_ns()
+        if now_ns >= self._try_again_ns.get(address, 0) and not self._is_closed:
+            self._try_again_ns[address] = now_ns + _TRY_AGAIN_NS
+            self._loop.call_soon(lambda: self._open(address))
+        return False
+
+    def _open(self, address: Address) -> None:
+        if not self._is_closed:
+            self._link(address)
 
     def post(
         self,

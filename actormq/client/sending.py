@@ -107,6 +107,8 @@ class BatchOutcome:
         return self.stored.result_in_batch(self.message_ids[index], index)
 
 
+_HEAD_BYTES = 8
+"""Of a frame before its header: two lengths, and the header's type between them."""
 _TRY_ANOTHER_QUEUE = frozenset({int(ResponseCode.TOPIC_NOT_EXIST), int(ResponseCode.NO_PERMISSION)})
 
 
@@ -430,6 +432,12 @@ class Sender:
         """Return the frame that stores `message` in `queue`, and its opaque."""
         opaque = next_opaque()
         return self._frames.encode(queue, message, self._clock.wall_ms(), opaque, oneway), opaque
+
+    def collected_single(self, queue: MessageQueue, batch: Batch) -> tuple[bytes, memoryview, int]:
+        """Return the frame of a batch of one up to its body, the body, and the opaque."""
+        data, opaque = self.frame(queue, self._collected(batch))
+        body_at = _HEAD_BYTES + int.from_bytes(data[5:_HEAD_BYTES], "big")
+        return data[:body_at], memoryview(data)[body_at:], opaque
 
     def _request(self, queue: MessageQueue, message: Outgoing, oneway: bool = False) -> RemotingCommand:
         return requests.send(

@@ -550,6 +550,9 @@ class SimNetwork:
         self._waiting[command.opaque] = (where, on_answer)
         self._carry(where, command)
 
+    def is_open(self, address: Address) -> bool:
+        return address in self._open
+
     def post(
         self,
         address: Address,

@@ -127,6 +127,27 @@ def test_while_requests_are_under_way_the_next_batch_grows() -> None:
     assert [bodies(batch) for batch in window.ready(0)] == [[b"2", b"3"]]
 
 
+def test_the_first_message_of_an_idle_lane_can_be_taken_at_once() -> None:
+    """Only while nothing is under way, and where no lingering was asked for."""
+    window = window_of()
+    lane = window.lane(FREE)
+    assert not window.is_first(lane)
+    append(window, FREE, b"1")
+    assert window.is_first(lane)
+    first = window.take_first(lane)
+    assert bodies(first) == [b"1"]
+    assert window.ready(0) == []
+    append(window, FREE, b"2")
+    assert not window.is_first(lane)
+    window.finished(first)
+    append(window, FREE, b"3")
+    assert not window.is_first(lane), "there is an older one"
+    assert [bodies(batch) for batch in window.ready(0)] == [[b"2", b"3"]]
+    patient = window_of(linger_ms=5)
+    append(patient, FREE, b"1")
+    assert not patient.is_first(patient.lane(FREE))
+
+
 def test_lingering_waits_for_more_but_not_longer() -> None:
     window = window_of(linger_ms=10)
     assert window.due_at_ms() is None

@@ -75,6 +75,7 @@ class Peer:
                 self.opened += 1
                 self._open.append(connection)
                 self.most_open = max(self.most_open, len(self._open))
+                self.changed.notify_all()
             thread = threading.Thread(target=self._talk, args=(connection,), daemon=True)
             self._threads.append(thread)
             thread.start()

@@ -132,6 +132,22 @@ def test_over_which_door(server: FakeServer, url: str) -> None:
         assert doors_of_sends(server)[-3:] == [server.tcp] * 3
 
 
+def test_what_is_sent_now_and_then_takes_the_quick_way(server: FakeServer) -> None:
+    """One message by TCP once a connection stands; a batch by ZeroMQ."""
+    with Producer(f"zmq://{server.zmq}") as producer:
+
+        def goes_over_tcp() -> bool:
+            assert producer.send_async("orders", b"x").result(SECONDS)
+            return doors_of_sends(server)[-1] == server.tcp
+
+        wait_until(goes_over_tcp)
+        futures = [producer.send_async("orders", b"%d" % index, key="k") for index in range(1_000)]
+        offsets = [future.result(SECONDS).queue_offset for future in futures]
+        assert offsets == list(range(offsets[0], offsets[0] + 1_000))
+        batches = {where for where, one in server.cluster.asked if one.code == RequestCode.SEND_BATCH_MESSAGE}
+        assert batches == {server.zmq}
+
+
 def test_a_broker_whose_tcp_port_cannot_be_reached(server: FakeServer) -> None:
     """A zmq URL goes on leading to its ROUTER, and nobody waits for the other port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -396,6 +396,7 @@ def connected(**settings: Any) -> World:
 
 def fill(world: World, count: int, queue: MessageQueue | None = None, **limits: Any) -> list[Any]:
     """Collect messages, two to a batch."""
+    limits = {"linger_ms": 1, **limits}  # otherwise the first one would not wait for the second
     settings = replace(world.sender.settings, batch=BatchLimits(batch_messages=2, **limits))
     world.sender.settings = settings
     world.collector = Collector(world.client.session, world.sender)  # type: ignore[attr-defined]
@@ -407,6 +408,30 @@ def fill(world: World, count: int, queue: MessageQueue | None = None, **limits: 
 
 def done(world: World, futures: list[Any]) -> None:
     world.client.loop.run_until(lambda: all(future.done() for future in futures))
+
+
+def test_a_message_that_finds_its_lane_idle_leaves_before_the_loop_has_its_turn() -> None:
+    """By the thread that sends it, as an ordinary message; what comes while it is under way is collected."""
+    world = connected()
+    _, futures = collect(world, b"x" * 10_000, b"1", b"2")
+    assert len(world.client.network._waiting) == 1, "nothing of the loop has run"
+    done(world, futures)
+    assert (world.cluster.count(SEND), world.cluster.count(BATCH)) == (1, 1)
+    assert [future.result().queue_offset for future in futures] == [1, 2, 3]
+    assert world.stored() == [b"x", b"x" * 10_000, b"1", b"2"]
+    assert futures[0].result().message_id != futures[1].result().message_id
+
+
+def test_a_posted_message_that_is_refused_is_sent_again() -> None:
+    world = connected()
+    world.cluster.refuse[SEND] = [ResponseCode.SYSTEM_BUSY]
+    _, futures = collect(world, b"1")
+    done(world, futures)
+    assert world.cluster.count(SEND) == 2
+    assert futures[0].result().queue_offset == 1
+    [record] = world.cluster.bodies("orders")[1:]
+    [stored] = decode_messages(record, MessageQueue("orders", "", 0))
+    assert stored.message_id == futures[0].result().message_id
 
 
 def test_a_full_batch_leaves_before_the_loop_has_its_turn() -> None:
