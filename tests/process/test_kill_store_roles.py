@@ -130,6 +130,7 @@ def test_death_of_recovery_is_a_failed_start_and_nothing_else(tmp_path: Path) ->
         broker.kill_all()
     source = (PROJECT / "actormq/actors/recovery.py").read_text()
     names = re.findall(r'faults\.point\("([^"]+)"\)', source)
+    names.remove("recovery.deletions-saved")  # never reached here: nobody has deleted a topic
     assert len(names) >= 6
     for name in names:
         with StoreBroker(tmp_path, messages=0, faults=name).begin() as broker:
