@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
 
+from actormq import faults
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.shm.doorbell import Doorbell
 from actormq.shm.extents import Extent, Extents
@@ -220,9 +221,12 @@ class HolderActor(ProcessActor):
             return False
         parks = [Park._make(PARK.unpack(entry)) for entry in entries]
         gateway.requests.release()
+        faults.point("holder.parks-taken")
         # Before the queues are looked at: what grows later is told, what grew before is seen.
         self.positions.announce_role(self.context.slot, PARKED, len(self.state) + len(parks))
+        faults.point("holder.announced")
         self._wake(self.state.park(client, parks))
+        faults.point("holder.parked")
         return True
 
     def _take_arrivals(self) -> bool:
@@ -237,6 +241,7 @@ class HolderActor(ProcessActor):
         rows = {row for entry in entries for (row,) in ARRIVED.iter_unpack(entry)}
         assert self._arrived is not None
         self._arrived.release()
+        faults.point("holder.arrivals-taken")
         self._wake(self.state.arrived(rows))
         return True
 
@@ -257,7 +262,9 @@ class HolderActor(ProcessActor):
             for _ in ids:
                 gateway.wakes.popleft()
         if rung:
+            faults.point("holder.wakes-pushed")
             self.context.doorbells[client].ring()
+            faults.point("holder.wakes-rung")
 
     def wake_at_ns(self) -> int | None:
         if any(gateway.wakes for gateway in self._gateways.values()):

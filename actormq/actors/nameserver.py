@@ -15,6 +15,7 @@ from typing import Final
 
 import zmq
 
+from actormq import faults
 from actormq.actors.runtime import ProcessActor
 from actormq.broker.naming import NameService
 from actormq.broker.routes import BrokerIdentity
@@ -124,7 +125,9 @@ class NameServerActor(ProcessActor):
     def _answer(
         self, command: RemotingCommand, connection: tcp.Connection | RouterClient
     ) -> RemotingCommand | None:
+        faults.point("nameserver.asked")
         answer = self.service.handle(command, connection, self._now_ms())
+        faults.point("nameserver.handled")
         self._log_brokers("unregistered")
         kv = self.service.take_kv()
         if kv is not None and not self._write_kv(kv) and answer is not None:
@@ -149,9 +152,12 @@ class NameServerActor(ProcessActor):
     # --- turns -----------------------------------------------------------------------------------------
 
     def on_batch(self) -> bool:
+        faults.point("nameserver.unanswered")
         self.server.flush()
+        faults.point("nameserver.tcp-answered")
         if self.router is not None:
             self.router.flush()
+        faults.point("nameserver.answered")
         return False
 
     def wake_at_ns(self) -> int | None:
@@ -162,6 +168,7 @@ class NameServerActor(ProcessActor):
 
     def on_tick(self, now_ns: int) -> None:
         self._scan_ns = now_ns
+        faults.point("nameserver.scanning")
         for connection in self.service.expire(now_ns // _NS_PER_MS):
             if isinstance(connection, tcp.Connection):
                 self.server.close_connection(connection, "the broker is silent")

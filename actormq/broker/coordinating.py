@@ -61,6 +61,8 @@ TOPIC_BYTES: Final = 512
 ROW_BYTES: Final = 10
 """Room in the tables for one row number and its incarnation."""
 LOCK_LOOK_MS: Final = 10_000
+PRODUCER_LEASE_MS: Final = 120_000
+"""Of a native client without consumers: its gateway says when it goes, and passes few heartbeats on."""
 GIVEN_UP_MS: Final = 3_000
 """Clients wait for at most so long for a lock."""
 OVERLOAD: Final = "[OVERLOAD]system busy, start flow control for a while"
@@ -331,6 +333,7 @@ class Coordinator:
                 ResponseCode.SYSTEM_ERROR, f"a heartbeat of more than {HEARTBEAT_BYTES_MAX} bytes"
             )
         beat = heartbeat_from_json(json.loads(request.body))
+        lease_ms = caller.lease_ms if beat.consumer_data_set else max(caller.lease_ms, PRODUCER_LEASE_MS)
         self._check_room(len(request.body))
         self._prepare_groups(beat, now)
         client = Client(
@@ -339,8 +342,8 @@ class Coordinator:
             caller.peer,
             request.language.name,
             request.version,
-            now.monotonic_ms + caller.lease_ms,
-            caller.lease_ms,
+            now.monotonic_ms + lease_ms,
+            lease_ms,
             now.wall_ms,
         )
         self._members_changed(self.members.heartbeat(client, beat))

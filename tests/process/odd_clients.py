@@ -43,13 +43,19 @@ class NativePeer:
         self.socket.setsockopt(zmq.RCVTIMEO, int(PATIENCE_S * 1000))
         self.socket.connect(f"tcp://{dev.zmq}")
 
-    def ask(self, command: RemotingCommand) -> RemotingCommand:
+    def tell(self, command: RemotingCommand) -> RemotingCommand:
         self.socket.send_multipart([frame.encode_head(command)[4:], command.body])
+        return command
+
+    def answer_to(self, command: RemotingCommand) -> RemotingCommand:
         while True:
             head, *body = self.socket.recv_multipart()
             answer = frame.decode_parts(head, b"".join(body))
             if answer.is_response and answer.opaque == command.opaque:
                 return answer
+
+    def ask(self, command: RemotingCommand) -> RemotingCommand:
+        return self.answer_to(self.tell(command))
 
     def close(self) -> None:
         self.socket.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from actormq.store import record
 from actormq.wire import json
 from actormq.wire.command import RemotingCommand
 
+ACTORS = Path(__file__).parent.parent.parent / "actormq" / "actors"
 POINTS = (
     "gateway.received",
     "gateway.completed",
@@ -90,3 +93,67 @@ def test_a_death_at_any_point_loses_nothing_acknowledged(tmp_path: Path, point: 
         lives = {role["role"]: role["incarnation"] for role in json.loads(answer.body)["roles"]}
         assert lives["gateway-0"] > 1
         assert lives["writer"] == lives["dispatcher"] == lives["coordinator"] == lives["holder"]
+
+
+# --- the roles beside it -----------------------------------------------------------------------------------
+
+
+def armed_one_after_the_other(role: str, hits: int) -> tuple[dict[str, str], int]:
+    """Return the environment in which each life of a role ends at another of its points; and how many."""
+    path = ACTORS / f"{role}.py"
+    points = list(dict.fromkeys(re.findall(r'faults\.point\("([^"]+)"\)', path.read_text())))
+    assert len(points) >= 6
+    armed = ",".join(f"{life}@{point}:{hits}" for life, point in enumerate(points, 1))
+    return {"ACTORMQ_FAULT": armed}, len(points)
+
+
+def life_of(dev: Dev, role: str) -> int:
+    answer = ask_anew(dev, RemotingCommand.request(300001))
+    assert answer is not None
+    return next(one["incarnation"] for one in json.loads(answer.body)["roles"] if one["role"] == role)
+
+
+def test_a_holder_that_dies_at_any_point_keeps_no_pull_waiting(tmp_path: Path) -> None:
+    """Its gateway parks again what is parked: each message wakes its pull, whatever was lost on the way."""
+    env, deaths = armed_one_after_the_other("holder", 3)
+    topic, group = "held", "g-held"
+    with dev_in(tmp_path, env=env) as dev:
+        consumer, producer = Peer(dev), Peer(dev)
+        assert producer.ask(send_request(topic)).code == 0
+        assert consumer.ask(heartbeat("c@held", group, topic)).code == 0
+        offset = 1
+        until("it is readable", lambda: consumer.ask(pull_request(topic, group, 1, flags=0)).code == 19)
+        while life_of(dev, "holder") <= deaths:
+            waiting = consumer.tell(pull_request(topic, group, offset, suspend_ms=60_000))
+            assert producer.ask(send_request(topic, b"%d" % offset)).code == 0
+            answer = consumer.answer_to(waiting)
+            assert answer.code == 0, "it was answered by its deadline"
+            assert bytes(record.decode(memoryview(bytes(answer.body))).body) == b"%d" % offset
+            offset += 1
+        assert life_of(dev, "gateway-0") == life_of(dev, "dispatcher") == 1
+        for peer in (consumer, producer):
+            peer.close()
+
+
+def test_a_name_server_that_dies_at_any_point_knows_its_broker_again(tmp_path: Path) -> None:
+    """The broker registers with each successor by itself; clients ask again."""
+    env, deaths = armed_one_after_the_other("nameserver", 2)
+    with dev_in(tmp_path, env={**env, "ACTORMQ_NAMESRV_SCAN_INTERVAL_MS": "200"}) as dev:
+        peer = Peer(dev)
+        assert peer.ask(send_request("routed")).code == 0
+
+        def has_a_route() -> bool:
+            try:
+                asker = Peer(replace(dev, broker=dev.namesrv))
+                try:
+                    return asker.ask(RemotingCommand.request(105, {"topic": "routed"})).code == 0
+                finally:
+                    asker.close()
+            except OSError:
+                return False
+
+        while life_of(dev, "nameserver") <= deaths:
+            has_a_route()
+        until("a route", has_a_route)
+        assert life_of(dev, "gateway-0") == life_of(dev, "coordinator") == 1
+        peer.close()

@@ -154,9 +154,14 @@ def points(role: str) -> list[str]:
 DELETION = ("coordinator.rows-closed", "coordinator.deletion-saved", "dispatcher.queue-removed")
 SPECIAL = {"writer.recovered", "flusher.marked-clean", *DELETION}
 """Reached by what a test of its own does."""
-SELDOM = re.compile(r"cleaner\.|\w+\.offsets|writer\.blank|flusher\.(?!log)")
+SELDOM = re.compile(
+    r"cleaner\.|\w+\.offsets|writer\.blank|flusher\.(?!log)|nameserver\.(asked|handled|scanning)"
+)
 """Reached every few seconds; without sync flush so are all points of the flusher."""
-ARMED_ROLES = ("writer", "flusher", "dispatcher", "coordinator", "scheduler", "cleaner", "gateway")
+ARMED_ROLES = (
+    "writer", "flusher", "dispatcher", "holder", "coordinator", "scheduler", "cleaner", "gateway",
+    "nameserver",
+)  # fmt: skip
 POINTS = [name for role in ARMED_ROLES for name in points(role) if name not in SPECIAL]
 
 
@@ -173,7 +178,9 @@ def hits_of(point: str, flush: str) -> int:
         span = (1, 4)
     else:
         # Each ledger has some rows before there is any load.
-        span = {"coordinator": (30, 80), "scheduler": (20, 40)}.get(role, (50, 300))
+        # A name server turns once a second, and for each question.
+        spans = {"coordinator": (30, 80), "scheduler": (20, 40), "nameserver": (15, 30)}
+        span = spans.get(role, (50, 300))
     return random.Random(point).randrange(*span)
 
 

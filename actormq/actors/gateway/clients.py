@@ -41,6 +41,8 @@ class Client:
         born_host: the peer's address as records keep it.
         introduced: the coordinator has heard of it, and must hear that it is gone.
         memory: the heartbeat, and what was unregistered since, to repeat to a new coordinator.
+        beat, beat_until_ns: the last heartbeat of a native producer, and how long we answer the same one
+            ourselves (`relay.Relay`).
         calls: the coordinator's questions to this client, by the opaque that we gave them.
         topics: what this client's common sends may go to, as of `topics_version` (`sends.Sends`).
         waiting_requests, waiting_bytes: sends that wait for room or for their topic.
@@ -48,6 +50,8 @@ class Client:
 
     __slots__ = (
         "_next_opaque",
+        "beat",
+        "beat_until_ns",
         "born_host",
         "born_v6",
         "calls",
@@ -69,6 +73,8 @@ class Client:
         self.link = link
         self.born_host, self.born_v6 = pack_peer(*link.host)
         self.introduced = False
+        self.beat = b""
+        self.beat_until_ns = 0
         self.memory: list[bytes] = []
         self.calls: dict[int, int] = {}
         self.parked: set[int] = set()

@@ -26,10 +26,10 @@ from actormq.actors.coordinator import (
     Serve,
     Served,
 )
-from actormq.actors.gateway.clients import Client
+from actormq.actors.gateway.clients import ZMQ, Client
 from actormq.broker.admission import TopicNeeded
-from actormq.errors import ResponseCode
-from actormq.wire import frame
+from actormq.errors import FrameError, ResponseCode
+from actormq.wire import frame, json
 from actormq.wire.command import RemotingCommand
 from actormq.wire.headers import DESCRIPTIONS, Action, RequestCode
 
@@ -46,6 +46,9 @@ COMMITS_MAX: Final = 10_000
 COMMITS_KEPT_NS: Final = 50_000_000
 """How long offsets that pulls carried are gathered: of one queue only the last counts.  Clients repeat them
 every few seconds anyway; whatever else is said takes them along, so that the order holds."""
+BEATS_KEPT_NS: Final = 30_000_000_000
+"""How long the same heartbeat of a native producer is answered here: we see when it goes, and it has no lock
+to renew.  Each of a consumer goes on."""
 OVERLOAD: Final = "[OVERLOAD]system busy, start flow control for a while"
 _NS_PER_MS: Final = 1_000_000
 _GONE: Final = "the coordinator was replaced before it answered, please try again"
@@ -76,6 +79,15 @@ def is_idempotent(code: int) -> bool:
     description = DESCRIPTIONS[code]
     reads = all(set(need.actions) <= {Action.GET, Action.LIST} for need in description.needs)
     return code in _ASSIGNMENTS or reads
+
+
+def _is_producers(body: bytes | memoryview) -> bool:
+    """Whether a heartbeat names no consumer; what is no heartbeat is for the coordinator to refuse."""
+    try:
+        value = json.loads(body)
+    except FrameError:
+        return False
+    return isinstance(value, dict) and not value.get("consumerDataSet")
 
 
 @dataclass(slots=True)
@@ -144,6 +156,11 @@ class Relay:
         Args:
             data: the frame that `command` was decoded from; perhaps gone when this returns.
         """
+        beats = command.code == RequestCode.HEART_BEAT and client.front == ZMQ
+        if beats and now_ns < client.beat_until_ns and command.body == client.beat:
+            if not command.is_oneway:
+                client.answer(RemotingCommand.response_to(command, ResponseCode.SUCCESS))
+            return
         if len(command.body) > BODY_BYTES_MAX:
             remark = f"a body of {len(command.body)} bytes: this request may have {BODY_BYTES_MAX}, split it"
             client.refuse(command, ResponseCode.SYSTEM_ERROR, remark)
@@ -154,6 +171,8 @@ class Relay:
         kept = bytes(data)
         if command.code in (RequestCode.HEART_BEAT, RequestCode.UNREGISTER_CLIENT):
             client.remember(kept, heartbeat=command.code == RequestCode.HEART_BEAT)
+            client.beat = bytes(command.body) if beats and _is_producers(command.body) else b""
+            client.beat_until_ns = 0
         client.introduced = True
         command.body = b""
         asked_id = self._new_id()
@@ -237,6 +256,13 @@ class Relay:
             return
         if message.command is not None and not asked.command.is_oneway:
             asked.client.forward(message.command)
+            if asked.command.code == RequestCode.HEART_BEAT and asked.client.beat:
+                self._took_beat(asked.client, frame.decode(message.command).code, asked)
+
+    def _took_beat(self, client: Client, code: int, asked: _Asked) -> None:
+        """A native producer is known: its heartbeats of every second need not go on."""
+        if code == ResponseCode.SUCCESS:
+            client.beat_until_ns = asked.deadline_ns - ANSWER_TIMEOUT_NS + BEATS_KEPT_NS
 
     def needed(self, message: Needed) -> None:
         """A question about a name is answered; the tables must have been read before."""

@@ -923,6 +923,41 @@ class TestCoordinatorCodes:
         (closed,) = rig.coordinator.of(ConnectionClosed)
         assert closed.connection_id == rig.coordinator.of(Serve)[0].connection_id
 
+    def test_the_same_heartbeat_of_a_native_producer_goes_on_seldom(self, rig: Rig) -> None:
+        """It comes every second, and says nothing new; what is new, or of consumers, or over TCP, goes on."""
+        rig.serve_with(lambda serve, request: RemotingCommand.response_to(request, 0))
+        native, peer = ZmqPeer(rig, b"native-1"), TcpPeer(rig)
+
+        def beats(one: TcpPeer, *groups: str, consumers: tuple[str, ...] = ()) -> int:
+            """Say it three times; return how often the coordinator heard it."""
+            rig.coordinator.heard.clear()
+            consuming = [{"groupName": name} for name in consumers]
+            producing = [{"groupName": name} for name in groups]
+            body = {"clientID": "c", "producerDataSet": producing, "consumerDataSet": consuming}
+            for _ in range(3):
+                assert one.ask(RemotingCommand.request(34, body=json.dumps(body))).code == 0
+            return len(rig.coordinator.of(Serve))
+
+        assert beats(native, "p") == 1
+        assert beats(native, "p") == 0
+        assert beats(native, "p", "q") == 1
+        assert beats(native, "p") == 1
+        assert beats(native, "p", consumers=("g",)) == 3
+        assert beats(peer, "p") == 3
+        assert beats(native, "p") == 1
+        rig.pass_until(30.1)
+        assert beats(native, "p") == 1
+        assert native.ask(RemotingCommand.request(35, {"clientID": "c", "producerGroup": "p"})).code == 0
+        assert beats(native, "p") == 1
+
+    def test_a_refused_heartbeat_is_not_answered_here(self, rig: Rig) -> None:
+        """Until the coordinator has taken one, each goes on."""
+        rig.serve_with(lambda serve, request: RemotingCommand.response_to(request, 1, "no"))
+        native = ZmqPeer(rig, b"native-1")
+        for body in (b"{}", b"{}", b"no heartbeat"):
+            assert native.ask(RemotingCommand.request(34, body=body)).code == 1
+        assert len(rig.coordinator.of(Serve)) == 3
+
     def test_a_new_coordinator_hears_the_heartbeats(self, rig: Rig, peer: TcpPeer) -> None:
         """Last heartbeat and what was unregistered since, then ReplayDone, then what may be repeated."""
         for body in (b"old", b"new"):

@@ -231,6 +231,16 @@ def test_locking_and_unlocking() -> None:
     assert len(bench.state.outbox.lock_rows) == 6
 
 
+def test_a_native_producer_is_kept_without_beating_every_second() -> None:
+    """Its gateway says when it goes; a consumer's lease is short, since others wait for its queues."""
+    bench = Bench()
+    body = {"clientID": "p1", "producerDataSet": [{"groupName": "p"}], "consumerDataSet": []}
+    bench.good(34, None, body, connection=7, lease_ms=5_000)
+    bench.beat("c1", lease_ms=5_000)
+    bench.state.tick(NOW._replace(monotonic_ms=NOW.monotonic_ms + 5_001))
+    assert {client.client_id for client in bench.state.members.clients.values()} == {"p1"}
+
+
 def test_locks_that_were_asked_for_long_ago() -> None:
     """A gateway stood still: who asked for a lock has given up, who let one go may have it again."""
     bench = Bench()
