@@ -248,3 +248,39 @@ def test_abandoning_fails_what_waits_and_not_what_is_under_way() -> None:
 def test_limits_that_cannot_work_are_refused(limits: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         BatchLimits(**limits)
+
+
+def test_who_had_to_wait_for_room_gets_some_to_go_on_with() -> None:
+    """An eighth of the window, by number and by bytes: not a wake-up for each message that leaves."""
+    window = window_of(batch_messages=1, window_messages=16, in_flight_per_topic=16)
+    for _ in range(16):
+        append(window, FREE, b"x")
+    batches = window.ready(0)
+    eased = []
+    for batch in batches:
+        window.finished(batch)
+        eased.append((window.has_room(1), window.has_ease()))
+    assert eased[:3] == [(True, False), (True, False), (True, True)]
+    assert eased[-1] == (True, True)
+
+    window = window_of(batch_bytes=1_000, window_bytes=8_000, in_flight_per_topic=16)
+    size = 1_000 - ITEM_OVERHEAD_BYTES
+    for _ in range(8):
+        append(window, FREE, b"x" * size)
+    batches = window.ready(0)
+    assert not window.has_ease()
+    window.finished(batches[0])
+    assert window.has_ease()
+
+
+def test_a_lane_that_nobody_uses_is_let_go_when_there_are_many() -> None:
+    """Memory is bounded, and a topic that comes back gets a new one."""
+    window = window_of()
+    for number in range(1_100):
+        append(window, (f"topic-{number}", None, True), b"x")
+        [batch] = window.ready(0)
+        window.finished(batch)
+    assert len(window._by_key) <= 1_024
+    assert window.put("topic-1099", b"x") is None
+    append(window, ("topic-1099", None, True), b"x")
+    assert window.put("topic-1099", b"x") is not None
