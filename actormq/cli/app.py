@@ -35,16 +35,31 @@ _EPILOG: Final = (
 
 def run(words: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    app = build(None if COMPLETION in os.environ else _names(words))
+    command: Any = typer.main.get_command(build(None if COMPLETION in os.environ else _names(words)))
+    _leave_texts_alone(command)
     errors = import_module(typer.BadParameter.__module__)
     try:
-        status = app(args=list(words), prog_name="actormq", standalone_mode=False)
+        status = command(args=list(words), prog_name="actormq", standalone_mode=False)
     except errors.ClickException as error:
         return _refuse(error)
     except typer.Abort:
         print("actormq: nothing was done", file=sys.stderr)
         return EXIT_FAILED
     return status if isinstance(status, int) else 0
+
+
+def _leave_texts_alone(command: Any) -> None:
+    """Have texts and flags be taken as they are: for its own look at them Typer loads pydantic, 50 ms."""
+    try:
+        as_it_is = import_module("typer._coercion").PassThroughRuntimeParam
+    except (ImportError, AttributeError):
+        return  # a Typer that does without
+    for option in command.get_params(typer.Context(command)):
+        described = getattr(option, "type_descriptor", None)
+        if described is not None and described.annotation in (str, bool) and not option.multiple:
+            option._runtime_param = as_it_is(described.parameter_info, described.annotation)
+    for inner in getattr(command, "commands", {}).values():
+        _leave_texts_alone(inner)
 
 
 def _refuse(error: Any) -> int:

@@ -96,6 +96,9 @@ def test_only_the_noun_that_was_asked_for_is_read() -> None:
     for words, found in (([], []), (["topic"], ["actormq.cli.topic"]), (["send"], ["actormq.cli.send"])):
         printed = run(code.format(words=[*words, "--help"], names=names))
         assert printed.splitlines()[-1] == f"imported: {found}"
+    for words in (["topic", "list"], ["group", "lag", "g"], ["status"]):
+        printed = run(code.format(words=[*words, "-n", "127.0.0.1:1"], names={"pydantic"}))
+        assert printed == "imported: []\n"
     printed = run(code.format(words=["--version"], names=names | {"typer", "orjson", "msgspec"}))
     assert printed == f"actormq {__version__}\nimported: []\n"
 
