@@ -122,3 +122,16 @@ def test_every_command_and_option_is_described() -> None:
                 for option in getattr(hint, "__metadata__", ()):
                     flags = [flag for flag in getattr(option, "param_decls", None) or () if flag[:2] == "--"]
                     assert not flags or any(f"{flag}" in text for flag in flags), f"{noun}: {flags}"
+
+
+def test_tests_that_are_named_exist() -> None:
+    """The table of rules in docs/testing.md names tests that are there."""
+    text = (ROOT / "docs" / "testing.md").read_text()
+    named = re.findall(r"`([a-z_/]+\.py)::(test_\w+)`", text)
+    assert len(named) > 50
+    missing = [
+        (file, name)
+        for file, name in named
+        if not re.search(rf"def {name}\b", (ROOT / "tests" / file).read_text())
+    ]
+    assert not missing
