@@ -13,7 +13,7 @@ from actormq.client.messages import decompress
 from actormq.client.results import MessageQueue
 from actormq.errors import PeerError
 from actormq.kernels.received import Gate, ReceivedMessage, Rules, cut
-from actormq.message import LogOffset, decode_properties
+from actormq.message import LogOffset
 
 __all__ = ["RULES", "ReceivedMessage", "decode_messages"]
 
@@ -44,7 +44,6 @@ def _host_text(stored: bytes) -> str:
 RULES: Final = Rules(
     error=PeerError,
     decompress=decompress,
-    properties=decode_properties,
     host=_host_text,
     message_id=lambda host, log_offset: format_offset_message_id(host, LogOffset(log_offset)),
     rebuild=_rebuild,

@@ -2,8 +2,9 @@
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 
-from actormq.kernels.queues cimport find_properties, numbers
+from actormq.kernels.queues cimport find_byte, find_properties, numbers
 from actormq.kernels.records cimport load_i16, load_i32, load_i64, pointer_const
 
 ctypedef const unsigned char *source
@@ -16,6 +17,9 @@ cdef enum:
 # These replace the functions of the same names that the .py defines when uncompiled.
 cdef inline bytes text_at(source data, Py_ssize_t at, Py_ssize_t size):
     return PyBytes_FromStringAndSize(<const char *>data + at, size)
+
+cdef inline object decoded(source data, Py_ssize_t at, Py_ssize_t size):
+    return PyUnicode_DecodeUTF8(<const char *>data + at, size, "replace")
 
 cdef inline unsigned char *bytes_of(bytearray marks) noexcept:
     return <unsigned char *>PyByteArray_AS_STRING(marks)
@@ -101,6 +105,9 @@ cdef (Py_ssize_t, Py_ssize_t) properties_place(source raw, Py_ssize_t start, obj
 @cython.locals(
     begin=cython.Py_ssize_t, end=cython.Py_ssize_t, at=cython.Py_ssize_t, size=cython.Py_ssize_t)
 cdef object property_of(source raw, Py_ssize_t start, int which, object rules)
+@cython.locals(
+    at=cython.Py_ssize_t, end=cython.Py_ssize_t, item_end=cython.Py_ssize_t, value_at=cython.Py_ssize_t, found=dict)
+cdef dict all_properties(source raw, Py_ssize_t start, object rules)
 cdef object tag_of(source raw, Py_ssize_t start, object rules)
 cpdef bint finish(ReceivedMessage message)
 cpdef bint is_done(ReceivedMessage message)

@@ -25,7 +25,7 @@ except ImportError:  # needed to compile only
     from actormq.kernels import shadow as cython
 
 if not cython.compiled:
-    from actormq.kernels.queues import find_properties, numbers
+    from actormq.kernels.queues import find_byte, find_properties, numbers
     from actormq.kernels.records import load_i16, load_i32, load_i64, pointer_const
 
     WAITING: Final = 0
@@ -35,6 +35,10 @@ if not cython.compiled:
     def text_at(data: memoryview, at: int, size: int) -> bytes:
         """Return a copy of some bytes."""
         return bytes(data[at : at + size])
+
+    def decoded(data: memoryview, at: int, size: int) -> str:
+        """Return some bytes as text."""
+        return bytes(data[at : at + size]).decode("utf-8", "replace")
 
     def bytes_of(marks: bytearray) -> bytearray:
         """Return the bytes in `marks`; compiled, a C pointer."""
@@ -68,8 +72,6 @@ class Rules(NamedTuple):
     """Makes what is raised for bytes that are no record."""
     decompress: Callable[[bytes, int], bytes]
     """(stored body, sysFlag) → what was sent."""
-    properties: Callable[[bytes], dict[str, str]]
-    """Decodes a property string."""
     host: Callable[[bytes], str]
     """Address and port as stored → text."""
     message_id: Callable[[bytes, int], str]
@@ -298,7 +300,20 @@ def property_of(raw: memoryview, start: int, which: int, rules: Rules) -> str | 
     """Return one property without decoding the others; `which`: its place in `find_properties`."""
     begin, end = properties_place(raw, start, rules)
     at, size = value_place(raw, begin, end, which)
-    return None if at < 0 else text_at(raw, at, size).decode("utf-8", "replace")
+    return None if at < 0 else decoded(raw, at, size)
+
+
+def all_properties(raw: memoryview, start: int, rules: Rules) -> dict[str, str]:
+    """Return all properties; as in `actormq.message.decode_properties` the last duplicate wins."""
+    at, end = properties_place(raw, start, rules)
+    found = {}
+    while at < end:
+        item_end = find_byte(raw, at, end, 2)
+        value_at = find_byte(raw, at, item_end, 1) + 1
+        if at + 1 < value_at < item_end:
+            found[decoded(raw, at, value_at - 1 - at)] = decoded(raw, value_at, item_end - value_at)
+        at = item_end + 1
+    return found
 
 
 def tag_of(raw: memoryview, start: int, rules: Rules) -> str | None:
@@ -433,7 +448,7 @@ class ReceivedMessage:
         """The topic that it lies in; for a retried message ``%RETRY%group``."""
         raw = self._batch._raw
         begin, end = topic_place(raw, self._start, self._batch.rules)
-        return text_at(raw, begin, end - begin).decode("utf-8", "replace")
+        return decoded(raw, begin, end - begin)
 
     @property
     def topic(self) -> str:
@@ -448,8 +463,7 @@ class ReceivedMessage:
         """All properties, RocketMQ's own included."""
         if self._properties is None:
             batch = self._batch
-            begin, end = properties_place(batch._raw, self._start, batch.rules)
-            self._properties = batch.rules.properties(text_at(batch._raw, begin, end - begin))
+            self._properties = all_properties(batch._raw, self._start, batch.rules)
         return self._properties
 
     def _property(self, which: int, name: str) -> str | None:

@@ -68,7 +68,8 @@ def stored(draw: st.DrawFn) -> bytes:
         body, sys_flag = zlib.compress(body), 0x301
     properties = encode_properties(draw(PROPERTIES))
     if draw(st.booleans()):
-        properties += draw(st.binary(max_size=20))
+        odd = st.sampled_from([b"\x01", b"\x02", b"\xe2", b"\x82", b"\xac", b"\xf0", b"TAGS", b"KEYS", b"a"])
+        properties += draw(st.lists(odd, max_size=12).map(b"".join) | st.binary(max_size=20))
     sizes = (len(born_host), len(store_host), len(topic), len(properties), len(body))
     out = bytearray(records.record_size(*sizes))
     records.encode(
