@@ -41,7 +41,7 @@ LINE = {
     "ACTORMQ_GATEWAY_WAITING_BYTES_MAX": str(4 << 20),
 }
 """A quarter of it a connection: less than its window."""
-MEMORY_BYTES_MAX = 64 << 20
+MEMORY_BYTES_MAX = 96 << 20
 """What the gateways may grow by, together: three lines, and what is under way in their sockets' buffers."""
 GET_CONSUMER_LIST = 38
 STUCK_S = 1.0
