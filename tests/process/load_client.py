@@ -32,7 +32,8 @@ from actormq.client import (
 )
 from actormq.errors import ActorMQError
 
-SEND_TIMEOUT_MS = 15_000
+SEND_TIMEOUT_MS = 30_000
+"""Longer than any role is stopped for: what was given up may be stored after what was sent next."""
 _EVENTS = {"connected": "connected", "connection ended": "disconnected"}
 
 
