@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 
 from actormq import faults
 from actormq.actors.flusher import INDEX_TIMESTAMP, QUEUES_TIMESTAMP
-from actormq.actors.holder import ARRIVED_OVERFLOW, PARKED
+from actormq.actors.holder import ARRIVED_OVERFLOW, WAITING
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.broker.delay import DelayLevels
 from actormq.broker.queue_rows import QueueRow, QueueRows
@@ -308,11 +308,16 @@ class DispatcherActor(ProcessActor):
     def rest_ns(self) -> int:
         return self.state.rest_ns(self.context.clock.monotonic_ns())
 
+    def _somebody_waits(self) -> bool:
+        """Whether a gateway has pulls that wait, read after what has grown is visible."""
+        gateways = range(self.config.gateway.count)
+        return any(self.positions.role_after_fence(slot_of(f"gateway-{one}"), WAITING) for one in gateways)
+
     def _tell_holder(self, grown: list[int]) -> None:
         """Name the rows that have grown, unless nobody waits for any."""
         if self._arrived is None:
             return
-        if FENCED and not self.positions.role_after_fence(slot_of("holder"), PARKED):
+        if FENCED and not self._somebody_waits():
             return
         for start in range(0, len(grown), ROWS_AN_ENTRY_MAX):
             rows = grown[start : start + ROWS_AN_ENTRY_MAX]

@@ -115,9 +115,13 @@ cdef bint index_has(
 cdef void put_key(
     unsigned char *out, int slots, Py_ssize_t entries_at, int number, int key_hash, long long log_offset,
     long long timestamp, long long begin) noexcept
-@cython.locals(end=cython.Py_ssize_t, only=cython.longlong, only_one=cython.bint, range_start=cython.longlong,
-               range_end=cython.longlong, messages=cython.longlong, total=cython.longlong, at=cython.Py_ssize_t,
-               log_offset=cython.longlong, size=cython.int, code=cython.longlong)
+@cython.locals(only=cython.longlong, only_one=cython.bint, ranges=cython.Py_ssize_t, range_end=cython.longlong,
+               messages=cython.longlong, total=cython.longlong, at=cython.Py_ssize_t, log_offset=cython.longlong,
+               size=cython.int, code=cython.longlong)
+cdef int choose(
+    const unsigned char *data, Py_ssize_t end, long long messages_max, long long bytes_max, object tag_codes,
+    long long log_min, long long *chosen) except -1
+@cython.locals(end=cython.Py_ssize_t)
 cpdef object select(
     object entries, long long first_queue_offset, long long messages_max, long long bytes_max, object tag_codes=*,
     long long log_min=*)

@@ -576,14 +576,36 @@ def select(
             in the extension file says nothing of the tags: it is taken, the client looks again.
         log_min: where the commit log begins.
     """
-    data = pointer_const(memoryview(entries))
     end = len(entries) // 20 * 20
+    chosen = array("q", bytes(8 * (4 + 2 * min(max(messages_max, 1), end // 20))))
+    choose(
+        pointer_const(memoryview(entries)), end, messages_max, bytes_max, tag_codes, log_min, numbers(chosen)
+    )
+    ranges = [(chosen[4 + 2 * number], chosen[5 + 2 * number]) for number in range(chosen[3])]
+    return Selection(ranges, chosen[0], chosen[1], first_queue_offset + chosen[2], chosen[2])
+
+
+def choose(
+    data: memoryview,
+    end: int,
+    messages_max: int,
+    bytes_max: int,
+    tag_codes: frozenset[int] | None,
+    log_min: int,
+    chosen: Any,
+) -> None:
+    """As `select`, over the entries in ``data[:end]``, for other kernels.
+
+    Args:
+        chosen: room for the messages, bytes, entries looked at and ranges, then log offset and bytes of as
+            many ranges as there may be messages.
+    """
     only = 0
     only_one = tag_codes is not None and len(tag_codes) == 1
     if tag_codes is not None and only_one:
         only = next(iter(tag_codes))
-    ranges: list[tuple[int, int]] = []
-    range_start = range_end = -1
+    ranges = 0
+    range_end = -1
     messages = 0
     total = 0
     at = 0
@@ -601,17 +623,18 @@ def select(
         if messages >= messages_max or (messages > 0 and total + size > bytes_max):
             break
         if log_offset != range_end:
-            if range_end >= 0:
-                ranges.append((range_start, range_end - range_start))
-            range_start = range_end = log_offset
+            ranges += 1
+            chosen[2 + 2 * ranges] = range_end = log_offset
+            chosen[3 + 2 * ranges] = 0
+        chosen[3 + 2 * ranges] += size
         range_end += size
         messages += 1
         total += size
         at += 20
-    if range_end >= 0:
-        ranges.append((range_start, range_end - range_start))
-    examined = at // 20
-    return Selection(ranges, messages, total, first_queue_offset + examined, examined)
+    chosen[0] = messages
+    chosen[1] = total
+    chosen[2] = at // 20
+    chosen[3] = ranges
 
 
 def gather(view: Any, base_log_offset: int, ranges: list[tuple[int, int]], size: int) -> bytearray | None:

@@ -48,11 +48,13 @@ class Extents:
 
     Attributes:
         rows_max: how many there are; beyond it no queue can be created.
+        view: their memory, for kernels.
     """
 
     def __init__(self, view: memoryview) -> None:
         """`view`: a whole segment's payload, `payload_bytes(rows_max)` long."""
         self.rows_max = len(view) // ROW_BYTES
+        self.view = view
         self._cells = Cells(view)
 
     @staticmethod

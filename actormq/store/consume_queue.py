@@ -244,7 +244,15 @@ class QueueReader:
             QueueRemoved: there is no file with that entry.
         """
         at = queue_offset * ENTRY_BYTES % self.file_bytes
-        base = queue_offset * ENTRY_BYTES - at
+        return self.file(topic, queue_id, queue_offset, incarnation)[at : at + count * ENTRY_BYTES]
+
+    def file(self, topic: str, queue_id: int, queue_offset: int, incarnation: int = 0) -> memoryview:
+        """Return the whole file that has an entry.
+
+        Raises:
+            QueueRemoved: there is none.
+        """
+        base = queue_offset * ENTRY_BYTES // self.file_bytes * self.file_bytes
         key = (topic, queue_id, incarnation, base)
         view = self._maps.get(key)
         if view is None:
@@ -253,7 +261,7 @@ class QueueReader:
             if len(self._maps) > self._maps_max:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(key)
-        return view[at : at + count * ENTRY_BYTES]
+        return view
 
     def _map(self, topic: str, queue_id: int, base: int) -> memoryview:
         path = queue_folder(self.root, topic, queue_id) / file_name(base)

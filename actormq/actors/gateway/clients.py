@@ -109,7 +109,11 @@ class Client:
         view, at = memoryview(data), 0
         while at < len(view):
             end = at + 4 + _LENGTH.unpack_from(view, at)[0]
-            self.link.send(view[at + 4 : end])
+            body_at = at + 8 + (_LENGTH.unpack_from(view, at + 4)[0] & 0xFF_FFFF)
+            if body_at < end:
+                self.link.send(view[at + 4 : body_at], view[body_at:end])
+            else:
+                self.link.send(view[at + 4 : end])
             at = end
 
     def answer(self, command: RemotingCommand) -> None:

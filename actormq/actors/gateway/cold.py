@@ -90,7 +90,7 @@ class ColdReader:
         self._folder = folder
         self._file_bytes = file_bytes
         self._call_soon = call_soon
-        self._old_bytes = old_bytes
+        self.old_bytes = old_bytes
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._jobs: SimpleQueue[tuple[list[Place], Then]] = SimpleQueue()
         self._under_way = 0
@@ -99,7 +99,7 @@ class ColdReader:
 
     def is_old(self, distance: int) -> bool:
         """Whether what lies `distance` bytes behind the log's end may be out of memory."""
-        return distance > self._old_bytes
+        return distance > self.old_bytes
 
     def in_memory(self, ranges: Ranges) -> bool:
         """Whether `ranges` can be read now without waiting for a disk."""

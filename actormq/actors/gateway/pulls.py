@@ -3,20 +3,23 @@
 What is parked stays here, too, with its deadline: the holder only says when to look again, and a new
 holder is told everything again.  A pull that is woken and finds nothing for its tags is parked again
 behind what it has looked at.
+
+Common pulls go through a kernel (`actormq.kernels.pulls`), from the read buffer to the answer; it gives back
+what is rare, also when it has waited there already.  What follows here are the rules for all.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from actormq.actors.gateway.clients import Client, is_native
 from actormq.actors.gateway.relay import OVERLOAD, OnNeeded
 from actormq.actors.gateway.replies import Replies
-from actormq.actors.holder import Park
 from actormq.broker.pulling import (
+    BYTES_WANTED_MIN,
+    EXAMINED_MIN,
     GroupNeeded,
     Place,
     PullFlag,
@@ -34,16 +37,24 @@ from actormq.broker.pulling import (
 )
 from actormq.broker.tables import Tables
 from actormq.errors import RequestError, ResponseCode
+from actormq.kernels.parks import PARK_BYTES
+from actormq.kernels.pulls import PullPath, PullTarget, target_key
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES, select
 from actormq.net.tcp import Buffer
 from actormq.shm.extents import Extent, Extents
 from actormq.store.commit_log import LogReader, LogRemoved
 from actormq.store.consume_queue import QueueReader, QueueRemoved
-from actormq.wire.command import RemotingCommand
+from actormq.wire import frame
+from actormq.wire.command import BROKER_VERSION, RemotingCommand
 from actormq.wire.headers import PullHeader, decode_pull
 
 PARKED_MAX: Final = 65_536
 SUSPEND_MS_MAX: Final = 300_000
+_MAPS_MAX: Final = 512
+"""Files of queues that common pulls hold; they share them with `QueueReader`."""
+_TARGETS_MAX: Final = 10_000
+"""Groups and topics whose pulls are common; beyond it all are forgotten, and come again as they pull."""
+_ANY_VERSION: Final = (1 << 63) - 1
 _ROUNDS_MAX: Final = 3
 """Reading begins anew when the queue's row changes under it; after so many times the client tries again."""
 _NS_PER_MS: Final = 1_000_000
@@ -52,14 +63,20 @@ _NS_PER_MS: Final = 1_000_000
 class HolderPort(Protocol):
     """What pulls need of `actormq.actors.holder.ParkPort`."""
 
-    def try_park(self, park: Park) -> bool: ...
+    entry_bytes_max: int
+
+    def say_waiting(self, count: int) -> None: ...
+
+    def try_park(self, parks: bytearray) -> bool: ...
 
     def flush(self) -> None: ...
 
     @property
     def has_woken(self) -> bool: ...
 
-    def woken(self) -> list[int]: ...
+    def woken(self) -> list[memoryview]: ...
+
+    def release(self) -> None: ...
 
 
 class PullRelay(Protocol):
@@ -68,6 +85,8 @@ class PullRelay(Protocol):
     def need_group(self, group: str, on_needed: OnNeeded, now_ns: int) -> None: ...
 
     def commit(self, group: str, topic: str, queue_id: int, offset: int, now_ns: int) -> None: ...
+
+    def commit_all(self, commits: dict[tuple[str, str, int], int], now_ns: int) -> None: ...
 
 
 class Marks(Protocol):
@@ -88,8 +107,15 @@ Ranges = list[tuple[int, int]]
 """(log offset, bytes)."""
 
 
+Spots = list[tuple[int, int]]
+"""(start, end) of frames in a read buffer."""
+
+
 class ColdRanges(Protocol):
     """What pulls need of `actormq.actors.gateway.cold.ColdReader`."""
+
+    old_bytes: int
+    """How far behind the log's end something is old."""
 
     def is_old(self, distance: int) -> bool:
         """Whether what lies so far behind the log's end may be out of memory."""
@@ -113,7 +139,6 @@ class _Pull:
     header: PullHeader
     deadline_ns: int = 0
     """Until when it may wait; 0 = it has not waited yet."""
-    park: Park | None = None
 
 
 @dataclass(slots=True)
@@ -164,6 +189,7 @@ class Pulls:
         address: str,
         now_ns: Callable[[], int],
         cold: ColdRanges | None = None,
+        path_class: type[PullPath] = PullPath,
     ) -> None:
         self._holder = holder
         self._relay = relay
@@ -178,16 +204,143 @@ class Pulls:
         self._address = address
         self._now_ns = now_ns
         self._cold = cold
-        self._next_id = 0
-        self._parked: dict[int, _Pull] = {}
-        self._unsent: dict[int, None] = {}
-        """Parked pulls that the holder has not been told of."""
-        self._deadlines: list[tuple[int, int]] = []
-        self.counts = PullCounts()
+        self._path = self._make_path(path_class)
+        self._targets: dict[bytes, PullTarget] = {}
+        self._answers: dict[object, bytearray] = {}
+        self._counts = PullCounts()
+
+    def _make_path(self, path_class: type[PullPath]) -> PullPath:
+        limits = self._limits
+        asked_from_0 = (
+            PullStatus.FOUND,
+            PullStatus.NO_MATCHED_MESSAGE,
+            PullStatus.OFFSET_OVERFLOW_ONE,
+            PullStatus.NO_MESSAGE_IN_QUEUE,
+        )
+        return path_class(
+            self._extents.view,
+            waiting_max=PARKED_MAX,
+            limits=(
+                limits.memory_messages,
+                limits.memory_bytes,
+                limits.native_messages,
+                limits.native_bytes,
+            ),
+            examined_min=EXAMINED_MIN,
+            bytes_wanted_min=BYTES_WANTED_MIN,
+            suspend_ms_max=SUSPEND_MS_MAX,
+            warm_bytes=min(self._memory_bytes, self._cold.old_bytes if self._cold else self._memory_bytes),
+            queue_file_entries=self._queues.file_bytes // ENTRY_BYTES,
+            log_file_bytes=self._log.file_bytes,
+            maps_max=_MAPS_MAX,
+            json_pieces=self._replies.pulled_pieces,
+            binary_pieces=self._replies.pulled_fields,
+            outcomes=[(response_code(status, 0), status.value.encode()) for status in asked_from_0],
+            version=BROKER_VERSION,
+            map_queue=self._map_queue,
+            map_log=self._map_log,
+            log_parts=self._log.parts,
+        )
+
+    def _map_queue(self, topic: str, queue_id: int, offset: int, incarnation: int) -> memoryview | None:
+        try:
+            return self._queues.file(topic, queue_id, offset, incarnation)
+        except QueueRemoved:
+            return None
+
+    def _map_log(self, base: int) -> memoryview | None:
+        try:
+            return self._log.file(base)
+        except LogRemoved:
+            return None
 
     @property
     def parked(self) -> int:
-        return len(self._parked)
+        waiting: int = self._path.waiting
+        return waiting
+
+    @property
+    def counts(self) -> PullCounts:
+        """What was counted; set its numbers back to 0 when they are taken."""
+        path, counts = self._path, self._counts
+        if path.pulls:
+            counts.pulls += path.pulls
+            counts.messages += path.messages
+            counts.bytes += path.body_bytes
+            path.pulls = path.messages = path.body_bytes = 0
+        return counts
+
+    # -- the common way
+
+    def take(self, client: Client, view: memoryview, spots: Spots, now_ns: int) -> Spots:
+        """Serve the common pulls among the frames of a read; return where the others are."""
+        self._begin(now_ns)
+        left = self._path.take(view, spots, client, client.parked, self._targets, self._answers)
+        self._took(now_ns)
+        return left
+
+    def take_header(self, client: Client, header: bytes, now_ns: int) -> bool:
+        """Serve one pull, a header without a body, if it is a common one."""
+        self._begin(now_ns)
+        taken: bool = self._path.take_header(
+            memoryview(header), client, client.parked, self._targets, self._answers
+        )
+        self._took(now_ns)
+        return taken
+
+    def _begin(self, now_ns: int) -> None:
+        """Tell the kernel what is true now."""
+        log_min, log_end = self._marks.log_range()
+        self._marks.reading(log_min)
+        self._path.begin(now_ns, log_min, log_end)
+
+    def _took(self, now_ns: int) -> None:
+        """Take over what the kernel has left: offsets to commit, and answers."""
+        path = self._path
+        if path.commits:
+            self._relay.commit_all(path.commits, now_ns)
+            path.commits.clear()
+        if self._answers:
+            for client, frames in self._answers.items():
+                assert isinstance(client, Client)
+                client.reply_frames(frames)
+            self._answers.clear()
+        if path.large:
+            for client, head, parts in path.large:
+                assert isinstance(client, Client)
+                client.reply(head, *parts)
+            path.large.clear()
+
+    def tables_changed(self) -> None:
+        """Forget what was prepared from the tables."""
+        self._path.version += 1
+        self._path.forget_maps()
+        self._targets.clear()
+
+    def _prepare(self, header: PullHeader, planned: PullPlan) -> None:
+        """Let the next pulls like this one be taken at once: it has passed every check."""
+        expression = None
+        if header.sys_flag & PullFlag.SUBSCRIPTION:
+            expression = ((header.subscription or "").encode(), header.expression_type.encode())
+            sub_version = _ANY_VERSION
+        else:
+            entry = self._tables.subscription(header.group, header.topic)
+            assert entry is not None, "a pull of nothing that the group has subscribed to"
+            sub_version = entry.sub_version
+        key = target_key(header.group.encode(), header.topic.encode(), expression)
+        if key not in self._targets and len(self._targets) >= _TARGETS_MAX:
+            self.tables_changed()
+        self._path.learn(
+            self._targets,
+            key,
+            group_flags=planned.group.sys_flag,
+            topic_flags=planned.topic.sys_flag,
+            sub_version=sub_version,
+            tag_codes=planned.tag_codes,
+            commit_key=(header.group, header.topic, header.queue_id),
+            row=planned.row,
+            row_incarnation=planned.row_incarnation,
+        )
 
     # -- in
 
@@ -213,6 +366,7 @@ class Pulls:
         elif planned is not None:
             if header.sys_flag & PullFlag.COMMIT_OFFSET:
                 self._relay.commit(header.group, header.topic, header.queue_id, header.commit_offset, now_ns)
+            self._prepare(header, planned)
             self._serve(pull, planned, now_ns)
 
     def _on_group(self, pull: _Pull, code: int, remark: str) -> None:
@@ -327,9 +481,9 @@ class Pulls:
         return min(offset - offset % per_file + per_file, extent.max)
 
     def _answer(self, pull: _Pull, planned: PullPlan, found: Found) -> None:
-        self.counts.pulls += 1
-        self.counts.messages += found.messages
-        self.counts.bytes += found.bytes
+        self._counts.pulls += 1
+        self._counts.messages += found.messages
+        self._counts.bytes += found.bytes
         if pull.command.is_oneway or pull.client.closed:
             return
         code = response_code(found.status, pull.header.queue_offset)
@@ -337,10 +491,10 @@ class Pulls:
         head = self._replies.pulled(pull.command, code, found.status.value, planned, offsets, found.bytes)
         pull.client.reply(head, *found.parts)
 
-    def finish_batch(self) -> None:
-        """All views are taken: say that nothing is being read, and tell the holder of new parks."""
+    def finish_batch(self, now_ns: int) -> None:
+        """Tell the holder of new parks; then all views are taken: say that nothing is being read."""
+        self._tell_holder(now_ns)
         self._marks.done_reading()
-        self._tell_holder()
 
     # -- waiting
 
@@ -350,43 +504,55 @@ class Pulls:
         if pull.deadline_ns:
             return now_ns < pull.deadline_ns
         wanted = pull.header.sys_flag & PullFlag.SUSPEND and pull.header.suspend_ms > 0
-        return bool(wanted) and len(self._parked) < PARKED_MAX
+        return bool(wanted) and self.parked < PARKED_MAX
 
     def _park(self, pull: _Pull, planned: PullPlan, now_ns: int) -> None:
         header = pull.header
         if not pull.deadline_ns:
             pull.command.body = b""
             pull.deadline_ns = now_ns + min(header.suspend_ms, SUSPEND_MS_MAX) * _NS_PER_MS
-        # A number of its own each time: a late wake of the last one must not end this one.
-        self._next_id += 1
-        park_id = self._next_id
-        pull.park = Park(park_id, planned.row, planned.row_incarnation, header.queue_offset, pull.deadline_ns)
-        self._parked[park_id] = pull
-        pull.client.parked.add(park_id)
-        self._unsent[park_id] = None
-        heapq.heappush(self._deadlines, (pull.deadline_ns, park_id))
+        self._path.wait(
+            pull,
+            pull.client,
+            pull.client.parked,
+            planned.row,
+            planned.row_incarnation,
+            header.queue_offset,
+            pull.deadline_ns,
+        )
 
-    def _unpark(self, park_id: int) -> _Pull | None:
-        pull = self._parked.pop(park_id, None)
-        if pull is not None:
-            pull.client.parked.discard(park_id)
-            self._unsent.pop(park_id, None)
-        return pull
+    def _unpark(self, number: int) -> _Pull | None:
+        """End a wait; a pull of the kernel's becomes one of ours."""
+        ended = self._path.end(number)
+        if ended is None:
+            return None
+        client, data, offset, deadline_ns, pull = ended
+        if isinstance(pull, _Pull):
+            return pull
+        assert isinstance(client, Client)
+        command = frame.decode(data)
+        header = decode_pull(command.fields)
+        header.queue_offset = offset
+        return _Pull(client, command, header, deadline_ns)
 
-    def _tell_holder(self) -> None:
-        while self._unsent:
-            park_id = next(iter(self._unsent))
-            park = self._parked[park_id].park
-            assert park is not None
-            if not self._holder.try_park(park):
+    def _tell_holder(self, now_ns: int) -> None:
+        """Hand over all new parks; what has grown meanwhile is answered here."""
+        path = self._path
+        while path.has_untold:
+            self._holder.say_waiting(path.waiting)
+            parks = path.untold(self._holder.entry_bytes_max // PARK_BYTES)
+            if parks and not self._holder.try_park(parks):
                 break
-            del self._unsent[park_id]
+            self._begin(now_ns)
+            self._go_on(path.told(self._answers), now_ns)
+        self._holder.say_waiting(path.waiting)
         self._holder.flush()
 
     @property
     def blocked(self) -> bool:
         """Whether the holder's ring had no room for some park."""
-        return bool(self._unsent)
+        untold: bool = self._path.has_untold
+        return untold
 
     @property
     def has_woken(self) -> bool:
@@ -395,14 +561,28 @@ class Pulls:
 
     def collect(self, now_ns: int) -> bool:
         """Look again for the pulls that the holder has woken; True when it had."""
-        woken = self._holder.woken()
-        for park_id in woken:
-            self._again(park_id, now_ns)
-        return bool(woken)
+        entries = self._holder.woken()
+        if not entries:
+            return False
+        self._begin(now_ns)
+        for entry in entries:
+            self._go_on(self._path.wake(entry, self._answers), now_ns)
+        self._holder.release()
+        return True
 
-    def _again(self, park_id: int, now_ns: int) -> None:
-        pull = self._unpark(park_id)
-        if pull is None or pull.client.closed:
+    def _go_on(self, others: Sequence[int], now_ns: int) -> None:
+        """After a call that ends waits: give the kernel's answers, and look at what it has left."""
+        self._took(now_ns)
+        for number in others:
+            self._again(number, now_ns)
+
+    def _again(self, number: int, now_ns: int) -> None:
+        pull = self._unpark(number)
+        if pull is not None:
+            self._resume(pull, now_ns)
+
+    def _resume(self, pull: _Pull, now_ns: int) -> None:
+        if pull.client.closed:
             return
         planned = self._plan(pull)
         if isinstance(planned, GroupNeeded):
@@ -411,29 +591,29 @@ class Pulls:
             self._serve(pull, planned, now_ns)
 
     def park_all_again(self) -> None:
-        """The holder is a new one: tell it everything."""
-        self._unsent = dict.fromkeys(self._parked)
+        """The holder is a new one: it is told everything with the next `finish_batch`."""
+        self._path.tell_all()
 
     def client_closed(self, client: Client) -> None:
         """Forget the parked pulls of a client that is gone."""
-        for park_id in list(client.parked):
-            self._unpark(park_id)
+        for number in list(client.parked):
+            self._path.end(number)
 
     def expire(self, now_ns: int) -> None:
         """Answer the pulls that have waited long enough: with what is there now, most often nothing."""
-        while self._deadlines and self._deadlines[0][0] <= now_ns:
-            _, park_id = heapq.heappop(self._deadlines)
-            self._again(park_id, now_ns)
+        deadline_ns = self._path.deadline_ns
+        if deadline_ns and deadline_ns <= now_ns:
+            self._begin(now_ns)
+            self._go_on(self._path.expire(now_ns, self._answers), now_ns)
 
     def wake_at_ns(self) -> int | None:
         """When `expire` next has work."""
-        while self._deadlines and self._deadlines[0][1] not in self._parked:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        return self._path.deadline_ns or None
 
     def end_all(self) -> None:
         """Answer every parked pull now: the gateway stops."""
-        for park_id in list(self._parked):
-            pull = self._parked[park_id]
-            pull.deadline_ns = 1
-            self._again(park_id, 2)
+        for number in self._path.waits():
+            pull = self._unpark(number)
+            if pull is not None:
+                pull.deadline_ns = 1
+                self._resume(pull, 2)

@@ -232,6 +232,14 @@ class Relay:
         if len(self._commits) >= COMMITS_MAX:
             self.flush_commits()
 
+    def commit_all(self, commits: dict[tuple[str, str, int], int], now_ns: int) -> None:
+        """As `commit`, for several queues: (group, topic, queue id) to offset."""
+        if self._commits_since_ns is None:
+            self._commits_since_ns = now_ns
+        self._commits.update(commits)
+        if len(self._commits) >= COMMITS_MAX:
+            self.flush_commits()
+
     def closed(self, client: Client) -> None:
         """A client is gone: its memberships end, and nobody will answer the questions to it."""
         if not client.introduced:

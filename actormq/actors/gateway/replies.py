@@ -27,6 +27,7 @@ class Replies:
 
     Attributes:
         send_fields: what every answer to a send carries, errors too.
+        stored_pieces, stored_fields, pulled_pieces, pulled_fields: for kernels that write the same answers.
     """
 
     def __init__(self, region: str, trace_on: bool) -> None:
@@ -46,6 +47,15 @@ class Replies:
         self._pulled = (
             b'{"code":%d,"extFields":{"groupSysFlag":"%d","maxOffset":"%d","minOffset":"%d",'
             b'"nextBeginOffset":"%d","suggestWhichBrokerId":"0","topicSysFlag":"%d"},' + _TAIL
+        )
+        *pieces, before_remark, end = _split(self._pulled)
+        self.pulled_pieces: Final = (*pieces, before_remark + b'"remark":"', b'",' + end)
+        self.pulled_fields: Final = (
+            _key("groupSysFlag"),
+            _key("maxOffset"),
+            _key("minOffset"),
+            _key("nextBeginOffset"),
+            _key("suggestWhichBrokerId") + struct.pack(">i", 1) + b"0" + _key("topicSysFlag"),
         )
 
     def _binary_fields(self) -> tuple[bytes, ...]:
@@ -119,10 +129,12 @@ class Replies:
 
 def _pieces(template: bytes) -> tuple[bytes, ...]:
     """Return what lies around the values in the template of `Replies.stored`, for a kernel to fill."""
-    *pieces, before_key, before_opaque, before_remark, end = [
-        piece.replace(b"%%", b"%") for piece in re.split(rb"(?<!%)%[ds]", template)
-    ]
+    *pieces, before_key, before_opaque, before_remark, end = _split(template)
     return (*pieces, before_key + b'"', b'"' + before_opaque, before_remark + end)
+
+
+def _split(template: bytes) -> list[bytes]:
+    return [piece.replace(b"%%", b"%") for piece in re.split(rb"(?<!%)%[ds]", template)]
 
 
 def _key(name: str) -> bytes:

@@ -199,9 +199,8 @@ class GatewayActor(ProcessActor):
             now_ns=context.clock.monotonic_ns,
             random=Random(),  # noqa: S311 (spreads messages over queues)
         )
-        self._tables_changed = self._sends.tables_changed
         self._pulls = Pulls(
-            holder=ParkPort(self.ports["park"], context.doorbells["holder"]),
+            holder=ParkPort(self.ports["park"], context.doorbells["holder"], self.positions, context.slot),
             relay=self._relay,
             tables=self._tables,
             extents=extents,
@@ -215,9 +214,14 @@ class GatewayActor(ProcessActor):
             now_ns=context.clock.monotonic_ns,
             cold=ColdReader(store.root / LOG_FOLDER, store.log_file_bytes, self.call_soon),
         )
+        self._tables_changed = self._forget_prepared
         self._lookups = Lookups(
             tables=self._tables, extents=extents, queues=queues, log=self._log_reader, marks=self._marks
         )
+
+    def _forget_prepared(self) -> None:
+        self._sends.tables_changed()
+        self._pulls.tables_changed()
 
     def _send_path(self, port: AppendPort, host: bytes) -> SendPath:
         return SendPath(
@@ -367,19 +371,27 @@ class GatewayActor(ProcessActor):
         self._sends.forget_waiting()
 
     def cut(self, client: Client, view: memoryview, end: int) -> Places:
-        """Take the common sends of a read; return where the other frames are."""
+        """Serve the common sends and pulls of a read; return where the other frames are."""
         bytes_max = self.config.gateway.frame_bytes_max
-        if self.begin_batch() is None or not self._takes_unseen():
+        now_ns = self.begin_batch()
+        if now_ns is None or not self._takes_unseen():
             return cut_frames(view, end, bytes_max)
         faults.point("gateway.received")
-        return self._sends.take(client, view, end, bytes_max)
+        spots, used, bad = self._sends.take(client, view, end, bytes_max)
+        if spots and client.front != VIP:
+            spots = self._pulls.take(client, view, spots, now_ns)
+        return spots, used, bad
 
-    def take_parts(self, client: Client, header: bytes, body: bytes | memoryview) -> bool:
-        """Take a send whose header and body came apart if it is a common one."""
-        return self._takes_unseen() and self._sends.take_parts(client, header, body)
+    def take_parts(self, client: Client, header: bytes, body: bytes | memoryview, now_ns: int) -> bool:
+        """Serve a send whose header and body came apart, or a pull, if it is a common one."""
+        if not self._takes_unseen():
+            return False
+        if body:
+            return self._sends.take_parts(client, header, body)
+        return self._pulls.take_header(client, header, now_ns)
 
     def _takes_unseen(self) -> bool:
-        """Whether sends may be taken without `handle`: where access is controlled, each is looked at."""
+        """Whether requests may be taken without `handle`: where access is controlled, each is looked at."""
         return self._stop_deadline_ns is None and self.authorise is allow_all
 
     def handle(self, client: Client, command: RemotingCommand, data: memoryview | bytes, now_ns: int) -> None:
@@ -459,7 +471,7 @@ class GatewayActor(ProcessActor):
         busy |= self._pulls.collect(now_ns)
         self._sends.flush()
         faults.point("gateway.appended")
-        self._pulls.finish_batch()
+        self._pulls.finish_batch(now_ns)
         faults.point("gateway.parked")
         busy |= self._relay.pump()
         faults.point("gateway.relayed")
@@ -628,7 +640,7 @@ class ZmqFront:
         now_ns = self._gateway.begin_batch()
         if now_ns is None:
             return
-        if self._gateway.take_parts(client.user, header, body):
+        if self._gateway.take_parts(client.user, header, body, now_ns):
             return
         try:
             command = frame.decode_parts(header, body)

@@ -729,7 +729,7 @@ class TestLongPolling:
         """Parked with the holder, answered by the message, not by the deadline."""
         waiting = pull_request()
         peer.tell(waiting)
-        rig.turn(lambda: len(rig.holder.state) == 1)
+        rig.turn(lambda: rig.holder.parked == 1)
         rig.settle()
         peer.poll()
         assert peer.got == []
@@ -739,7 +739,7 @@ class TestLongPolling:
         assert answer.code == 0
         assert [bytes(one.body) for one in records_of(answer.body)] == [b"news"]
         assert rig.gateway._pulls.parked == 0
-        assert len(rig.holder.state) == 0
+        assert rig.holder.parked == 0
 
     def test_the_deadline_answers_not_found(self, rig: Rig, peer: TcpPeer) -> None:
         """After the time that the client gave, not before."""
@@ -752,22 +752,25 @@ class TestLongPolling:
         assert peer.got == []
         rig.pass_until(15.1)
         assert peer.answer_to(waiting).code == 19
-        rig.turn(lambda: True)
-        rig.holder.on_tick(rig.clock.monotonic_ns())
-        assert len(rig.holder.state) == 0
+        assert rig.gateway._pulls.parked == 0
+        again = pull_request()
+        peer.tell(again)
+        rig.turn(lambda: rig.gateway._pulls.parked == 1)
+        rig.settle()
+        assert rig.holder.parked == 1, "the next wait takes the place of the last one"
 
     def test_it_waits_on_when_nothing_is_for_its_tags(self, rig: Rig, peer: TcpPeer) -> None:
         """Woken by others' messages: parked again behind them, until its own comes."""
         rig.add_group("tagged", "t", [java_hash("A")])
         waiting = pull_request(group="tagged")
         peer.tell(waiting)
-        rig.turn(lambda: len(rig.holder.state) == 1)
+        rig.turn(lambda: rig.holder.parked == 1)
         for _ in range(3):
             peer.ask(send_request(properties="TAGS\x01B\x02"))
             rig.settle()
         peer.poll()
         assert all(one.opaque != waiting.opaque for one in peer.got)
-        assert len(rig.holder.state) == 1
+        assert rig.holder.parked == 1
         peer.ask(send_request(body=b"mine", properties="TAGS\x01A\x02"))
         answer = peer.answer_to(waiting)
         assert [bytes(one.body) for one in records_of(answer.body)] == [b"mine"]
@@ -778,7 +781,7 @@ class TestLongPolling:
         rig.add_group("tagged", "t", [java_hash("A")])
         waiting = pull_request(group="tagged")
         peer.tell(waiting)
-        rig.turn(lambda: len(rig.holder.state) == 1)
+        rig.turn(lambda: rig.holder.parked == 1)
         peer.ask(send_request(properties="TAGS\x01B\x02"))
         rig.settle()
         rig.pass_until(15.1)
@@ -790,9 +793,9 @@ class TestLongPolling:
         waiting = [pull_request(queue_id=queue_id) for queue_id in range(4)]
         for request in waiting:
             peer.tell(request)
-        rig.turn(lambda: len(rig.holder.state) == 4)
+        rig.turn(lambda: rig.holder.parked == 4)
         rig.replace_holder()
-        rig.turn(lambda: len(rig.holder.state) == 4)
+        rig.turn(lambda: rig.holder.parked == 4)
         for queue_id, request in enumerate(waiting):
             peer.ask(send_request(queue_id=queue_id))
             assert peer.answer_to(request).code == 0
@@ -801,7 +804,7 @@ class TestLongPolling:
         """They are told when there is room, and all are woken."""
         waiting = [pull_request(queue_id=number % 4) for number in range(300)]
         peer.write(b"".join(map(frame.encode, waiting)))
-        rig.turn(lambda: len(rig.holder.state) == 300)
+        rig.turn(lambda: rig.holder.parked == 300)
         for queue_id in range(4):
             peer.ask(send_request(queue_id=queue_id))
         assert all(peer.answer_to(request).code == 0 for request in waiting)
@@ -817,7 +820,7 @@ class TestLongPolling:
         """A pull that waits on it is answered 17, not forgotten."""
         waiting = pull_request()
         peer.tell(waiting)
-        rig.turn(lambda: len(rig.holder.state) == 1)
+        rig.turn(lambda: rig.holder.parked == 1)
         row = rig.gateway._tables.topics["t"].rows[0]
         rig.publish(TopicGone("t"))
         rig.memory.extents.close_row(row)
