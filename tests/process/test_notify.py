@@ -113,7 +113,7 @@ def test_ready_means_that_it_serves(tmp_path: Path, address: str, ear: Ear) -> N
         ear.until("READY=1")
 
 
-@pytest.mark.parametrize("role", ["writer", "holder"])
+@pytest.mark.parametrize("role", ["writer", pytest.param("holder", marks=pytest.mark.soak)])
 def test_a_role_that_hangs_starves_the_watchdog(tmp_path: Path, address: str, ear: Ear, role: str) -> None:
     """SIGSTOP: WATCHDOG stops, the status names the role; SIGCONT: all is well again."""
     with watched(tmp_path, address).start() as demo:
