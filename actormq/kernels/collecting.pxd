@@ -1,9 +1,8 @@
 # C types of collecting.py; the .py file keeps Python's, for people and mypy.
 import cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
-from cpython.bytes cimport PyBytes_AS_STRING
 
-from actormq.kernels.records cimport copy_bytes, store_i16, store_i32
+from actormq.kernels.records cimport bytes_pointer, copy_bytes, store_i16, store_i32
 
 ctypedef const unsigned char *source
 ctypedef unsigned char *target
@@ -22,9 +21,6 @@ cdef inline bytearray new_buffer(Py_ssize_t size):
 
 cdef inline target writing(bytearray buffer) noexcept:
     return <target>PyByteArray_AS_STRING(buffer)
-
-cdef inline source bytes_pointer(bytes data) noexcept:
-    return <source>PyBytes_AS_STRING(data)
 
 cdef inline unsigned char digit(int value) noexcept:
     return <unsigned char>(48 + value if value < 10 else 55 + value)

@@ -28,7 +28,7 @@ except ImportError:  # needed to compile only
     from actormq.kernels import shadow as cython
 
 if not cython.compiled:
-    from actormq.kernels.records import copy_bytes, store_i16, store_i32
+    from actormq.kernels.records import bytes_pointer, copy_bytes, store_i16, store_i32
 
     ITEM_BYTES: Final = 22
     KEY_PREFIX_BYTES: Final = 37
@@ -42,10 +42,6 @@ if not cython.compiled:
     def writing(buffer: bytearray) -> memoryview:
         """Return where `buffer` lies, for writing."""
         return memoryview(buffer)
-
-    def bytes_pointer(data: bytes) -> memoryview:
-        """Return where `data` lies."""
-        return memoryview(data)
 
     def digit(value: int) -> int:
         """Return the hexadecimal digit of a number below 16."""

@@ -1,9 +1,10 @@
 # C types of heads.py; the .py file keeps Python's, for people and mypy.
 import cython
 
-from actormq.kernels.records cimport load_i16, load_i32
+from actormq.kernels.records cimport bytes_pointer, copy_bytes, load_i16, load_i32, pointer
 
 ctypedef const unsigned char *source
+ctypedef unsigned char *target
 
 cdef enum:
     FIELDS_MAX = 32
@@ -13,11 +14,12 @@ cdef enum:
     SLOW = 2
 
 
-cdef class HeaderReader:
+cdef class Headers:
     cdef long long[::1] _fields
     cdef int _fields_count
     cdef long long _code, _kind, _opaque, _flag, _value, _escaped, _language
-    cdef Py_ssize_t _language_at, _language_size
+    cdef Py_ssize_t _language_at, _language_size, _at
+    cdef unsigned char[::1] _out
 
     cdef bint _wants(self, long long code) except -1
     cdef int _field_number(self, source data, Py_ssize_t at, Py_ssize_t size) except -2
@@ -40,6 +42,9 @@ cdef class HeaderReader:
     cdef long long _digits(self, source data, int number, int digits_max, long long value_max) except -2
     @cython.locals(at=Py_ssize_t, size=Py_ssize_t)
     cdef int _truth(self, source data, int number) except -2
+    cdef int _put(self, bytes piece) except -1
+    @cython.locals(out=target, digits=int, rest="long long", place=int)
+    cdef int _put_number(self, long long value) except -1
 
 
 @cython.locals(place=Py_ssize_t)

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 # cython: cdivision=True, annotation_typing=False
-"""Request headers as the official clients write them: where each field's value lies, without decoding it.
+"""Headers: of requests as the official clients write them, each field's place without decoding; of answers.
 
 Plain Python that runs as it stands; compiled, `heads.pxd` gives the C types.  What is found here is narrow on
 purpose: JSON with "code" first and ASCII texts, or the binary form without a remark.  A header that is
@@ -17,7 +17,7 @@ except ImportError:  # needed to compile only
     from actormq.kernels import shadow as cython
 
 if not cython.compiled:
-    from actormq.kernels.records import load_i16, load_i32
+    from actormq.kernels.records import bytes_pointer, copy_bytes, load_i16, load_i32, pointer
 
     FIELDS_MAX: Final = 32
     HEADER_MAX: Final = 65_536
@@ -26,17 +26,20 @@ if not cython.compiled:
     SLOW: Final = 2
 
 
-class HeaderReader:
-    """Finds the fields of the requests that a subclass names by `_wants` and `_field_number`.
+class Headers:
+    """Finds the fields of the requests that a subclass names by `_wants` and `_field_number`; writes answers.
 
     Attributes:
         _fields: for each field number the place of its value, its size (-1: missing), and whether it has
             JSON escapes in it.
         _language_at, _language_size: the place of the language's name in a JSON header.
         _language: its number in a binary header, -1 in a JSON header.
+        _out, _at: room for an answer's header, and how much of it is written.
     """
 
     def __init__(self, fields: int) -> None:
+        self._out = memoryview(bytearray(4096))
+        self._at = 0
         self._fields_count = fields
         self._fields = memoryview(bytearray(fields * 3 * 8)).cast("q")
         self._code = self._kind = self._opaque = self._flag = self._value = self._escaped = 0
@@ -245,6 +248,28 @@ class HeaderReader:
         if size < 0 or (size == 5 and same(data, at, 5, b"false")):
             return 0
         return 1 if size == 4 and same(data, at, 4, b"true") else -1
+
+    # -- answers
+
+    def _put(self, piece: bytes) -> None:
+        copy_bytes(pointer(self._out), self._at, bytes_pointer(piece), len(piece))
+        self._at += len(piece)
+
+    def _put_number(self, value: int) -> None:
+        out = pointer(self._out)
+        if value < 0:
+            out[self._at] = 45
+            self._at += 1
+            value = -value
+        digits = 1
+        rest = value // 10
+        while rest:
+            digits += 1
+            rest = rest // 10
+        for place in range(digits):
+            out[self._at + digits - 1 - place] = 48 + value % 10
+            value = value // 10
+        self._at += digits
 
 
 def same(data: memoryview, at: int, size: int, text: bytes) -> bool:

@@ -1,14 +1,13 @@
 # C types of pulls.py; the .py file keeps Python's, for people and mypy.
 import cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 
 from actormq.kernels.atomics cimport amq_full_fence, amq_load_acquire
-from actormq.kernels.heads cimport HEADER_MAX, SLOW, TAKEN, HeaderReader, same
+from actormq.kernels.heads cimport HEADER_MAX, SLOW, TAKEN, Headers, same
 from actormq.kernels.queues cimport choose, numbers
 from actormq.kernels.records cimport (
-    advance, copy_bytes, load_i32, load_i64, pointer, pointer_const, store_i16, store_i32)
+    advance, load_i32, load_i64, pointer, pointer_const, store_i16, store_i32, text_at)
 
 ctypedef unsigned long long u64
 ctypedef const unsigned char *source
@@ -53,12 +52,6 @@ cdef inline long long cell(u64[::1] cells, Py_ssize_t index) noexcept:
 
 cdef inline void fence() noexcept:
     amq_full_fence()
-
-cdef inline source bytes_pointer(bytes data) noexcept:
-    return <source>PyBytes_AS_STRING(data)
-
-cdef inline bytes text_at(source data, Py_ssize_t at, Py_ssize_t size):
-    return PyBytes_FromStringAndSize(<const char *>data + at, size)
 
 cdef inline int append(bytearray out, source data, Py_ssize_t at, Py_ssize_t size) except -1:
     cdef Py_ssize_t end = PyByteArray_GET_SIZE(out)
@@ -111,7 +104,7 @@ cdef class Waiting:
     cdef int kind
 
 
-cdef class PullPath(HeaderReader):
+cdef class PullPath(Headers):
     cdef u64[::1] _rows
     cdef long long _waiting_max, _messages_max, _bytes_max, _native_messages_max, _native_bytes_max, _examined_min
     cdef long long _bytes_wanted_min, _suspend_ms_max, _warm_bytes, _file_entries, _log_file_bytes, _maps_max
@@ -119,10 +112,10 @@ cdef class PullPath(HeaderReader):
     cdef int _version
     cdef object _map_queue, _map_log, _log_parts
     cdef const unsigned char[::1] _log
-    cdef unsigned char[::1] _key, _out
+    cdef unsigned char[::1] _key
     cdef long long[::1] _chosen
     cdef long long _log_base, _now_ns, _log_min, _log_end, _min, _max, _next
-    cdef Py_ssize_t _at, _telling
+    cdef Py_ssize_t _telling
     cdef u64 _waits
     cdef public long long version, pulls, messages, body_bytes
     cdef readonly long long waiting
@@ -176,9 +169,6 @@ cdef class PullPath(HeaderReader):
     cdef int _head_binary(self, int outcome, PullTarget target, long long opaque) except -1
     @cython.locals(start=Py_ssize_t)
     cdef int _put_field(self, int number, long long value) except -1
-    cdef int _put(self, bytes piece) except -1
-    @cython.locals(out=target_bytes, digits=int, rest="long long", place=int)
-    cdef int _put_number(self, long long value) except -1
 
     @cython.locals(waiting=Waiting)
     cpdef object wait(

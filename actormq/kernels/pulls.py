@@ -24,17 +24,17 @@ except ImportError:  # needed to compile only
     from actormq.kernels import shadow as cython
 
 if not cython.compiled:
-    from actormq.kernels.heads import HEADER_MAX, SLOW, TAKEN, HeaderReader, same
+    from actormq.kernels.heads import HEADER_MAX, SLOW, TAKEN, Headers, same
     from actormq.kernels.queues import choose, numbers
     from actormq.kernels.records import (
         advance,
-        copy_bytes,
         load_i32,
         load_i64,
         pointer,
         pointer_const,
         store_i16,
         store_i32,
+        text_at,
     )
 
     PARK_BYTES: Final = 24
@@ -79,14 +79,6 @@ if not cython.compiled:
 
     def fence() -> None:
         """Let no later load pass an earlier store; compiled only."""
-
-    def bytes_pointer(data: bytes) -> memoryview:
-        """Return where `data` lies."""
-        return memoryview(data)
-
-    def text_at(data: memoryview, at: int, size: int) -> bytes:
-        """Return a copy of some bytes."""
-        return bytes(data[at : at + size])
 
     def append(out: bytearray, data: memoryview, at: int, size: int) -> None:
         """Add some bytes of `data` to `out`."""
@@ -169,7 +161,7 @@ class Waiting:
         self.messages_max = self.bytes_max = self.entries = 0
 
 
-class PullPath(HeaderReader):
+class PullPath(Headers):
     """What one gateway has between its clients' pulls and their answers.
 
     Args:
@@ -244,11 +236,9 @@ class PullPath(HeaderReader):
         self._log = memoryview(b"")
         self._log_base = -1
         self._key = memoryview(bytearray(KEY_BYTES_MAX))
-        self._out = memoryview(bytearray(4096))
         self._chosen = memoryview(bytearray((4 + 2 * max(limits[0], limits[2])) * 8)).cast("q")
         self._now_ns = self._log_min = self._log_end = 0
         self._min = self._max = self._next = 0
-        self._at = 0
         self._places: list[Waiting] = []
         self._free: list[Waiting] = []
         self._heap: list[Waiting] = []
@@ -655,26 +645,6 @@ class PullPath(HeaderReader):
         self._at += 4
         self._put_number(value)
         store_i32(pointer(self._out), start, self._at - start - 4)
-
-    def _put(self, piece: bytes) -> None:
-        copy_bytes(pointer(self._out), self._at, bytes_pointer(piece), len(piece))
-        self._at += len(piece)
-
-    def _put_number(self, value: int) -> None:
-        out = pointer(self._out)
-        if value < 0:
-            out[self._at] = 45
-            self._at += 1
-            value = -value
-        digits = 1
-        rest = value // 10
-        while rest:
-            digits += 1
-            rest = rest // 10
-        for place in range(digits):
-            out[self._at + digits - 1 - place] = 48 + value % 10
-            value = value // 10
-        self._at += digits
 
     # -- waiting
 

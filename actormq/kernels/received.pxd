@@ -1,11 +1,10 @@
 # C types of received.py; the .py file keeps Python's, for people and mypy.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 
 from actormq.kernels.queues cimport find_byte, find_properties, numbers
-from actormq.kernels.records cimport load_i16, load_i32, load_i64, pointer_const
+from actormq.kernels.records cimport load_i16, load_i32, load_i64, pointer_const, text_at
 
 ctypedef const unsigned char *source
 
@@ -15,9 +14,6 @@ cdef enum:
     DONE = 2
 
 # These replace the functions of the same names that the .py defines when uncompiled.
-cdef inline bytes text_at(source data, Py_ssize_t at, Py_ssize_t size):
-    return PyBytes_FromStringAndSize(<const char *>data + at, size)
-
 cdef inline object decoded(source data, Py_ssize_t at, Py_ssize_t size):
     return PyUnicode_DecodeUTF8(<const char *>data + at, size, "replace")
 

@@ -26,15 +26,11 @@ except ImportError:  # needed to compile only
 
 if not cython.compiled:
     from actormq.kernels.queues import find_byte, find_properties, numbers
-    from actormq.kernels.records import load_i16, load_i32, load_i64, pointer_const
+    from actormq.kernels.records import load_i16, load_i32, load_i64, pointer_const, text_at
 
     WAITING: Final = 0
     TAKEN: Final = 1
     DONE: Final = 2
-
-    def text_at(data: memoryview, at: int, size: int) -> bytes:
-        """Return a copy of some bytes."""
-        return bytes(data[at : at + size])
 
     def decoded(data: memoryview, at: int, size: int) -> str:
         """Return some bytes as text."""

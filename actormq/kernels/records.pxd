@@ -1,6 +1,7 @@
 # cython: boundscheck=False, wraparound=False
 # C types of records.py; other kernels cimport from here.
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.string cimport memcpy
 
@@ -20,7 +21,7 @@ cdef enum:
     _BORN_HOST_V6 = 0x10
     _STORE_HOST_V6 = 0x20
 
-# `pointer`, `advance`, `copy_bytes` replace the functions of the same names that the .py defines when uncompiled.
+# `pointer` to `bytes_view` replace the functions of the same names that the .py defines when uncompiled.
 cdef inline unsigned char *pointer(unsigned char[::1] view) noexcept:
     return &view[0]
 
@@ -32,6 +33,12 @@ cdef inline const unsigned char *advance(const unsigned char *data, Py_ssize_t a
 
 cdef inline void copy_bytes(unsigned char *out, Py_ssize_t at, const unsigned char *source, Py_ssize_t size) noexcept:
     memcpy(out + at, source, size)
+
+cdef inline const unsigned char *bytes_pointer(bytes data) noexcept:
+    return <const unsigned char *>PyBytes_AS_STRING(data)
+
+cdef inline bytes text_at(const unsigned char *data, Py_ssize_t at, Py_ssize_t size):
+    return PyBytes_FromStringAndSize(<const char *>data + at, size)
 
 cdef inline object bytes_view(const unsigned char *data, Py_ssize_t size):
     return PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)

@@ -54,6 +54,14 @@ if not cython.compiled:
         """Return where `view` starts, for reading only."""
         return view  # type: ignore[return-value]  # bytes read alike
 
+    def bytes_pointer(data: bytes) -> memoryview:
+        """Return where `data` lies."""
+        return memoryview(data)
+
+    def text_at(data: memoryview, at: int, size: int) -> bytes:
+        """Return a copy of some bytes."""
+        return bytes(data[at : at + size])
+
     def advance(data: memoryview, at: int) -> memoryview:
         """Return what lies `at` bytes further; for reading."""
         return data[at:]

@@ -1,12 +1,12 @@
 # C types of sends.py; the .py file keeps Python's, for people and mypy.
 import cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 
 from actormq.kernels.atomics cimport amq_load_acquire, amq_store_release
-from actormq.kernels.heads cimport HEADER_MAX, SLOW, TAKEN, HeaderReader, hex_value, same
-from actormq.kernels.records cimport advance, copy_bytes, load_i32, pointer, pointer_const, store_i16, store_i32
+from actormq.kernels.heads cimport HEADER_MAX, SLOW, TAKEN, Headers, hex_value, same
+from actormq.kernels.records cimport (
+    advance, bytes_pointer, copy_bytes, load_i32, pointer, pointer_const, store_i16, store_i32, text_at)
 
 ctypedef unsigned long long u64
 ctypedef const unsigned char *source
@@ -42,12 +42,6 @@ cdef inline u64 cell(u64[::1] cells, Py_ssize_t index) noexcept:
 cdef inline void set_cell(u64[::1] cells, Py_ssize_t index, u64 value) noexcept:
     amq_store_release(&cells[index], value)
 
-cdef inline source bytes_pointer(bytes data) noexcept:
-    return <source>PyBytes_AS_STRING(data)
-
-cdef inline bytes text_at(source data, Py_ssize_t at, Py_ssize_t size):
-    return PyBytes_FromStringAndSize(<const char *>data + at, size)
-
 cdef inline int append(bytearray out, unsigned char[::1] data, Py_ssize_t size) except -1:
     cdef Py_ssize_t at = PyByteArray_GET_SIZE(out)
     PyByteArray_Resize(out, at + size)
@@ -73,8 +67,8 @@ cdef class SendTopic:
     cdef readonly long long bits
 
 
-cdef class SendPath(HeaderReader):
-    cdef unsigned char[::1] _ring, _table, _plain, _kept, _out
+cdef class SendPath(Headers):
+    cdef unsigned char[::1] _ring, _table, _plain, _kept
     cdef u64[::1] _cells
     cdef long long[::1] _syncing, _keys
     cdef u64 _capacity, _base, _tail, _head
@@ -85,7 +79,7 @@ cdef class SendPath(HeaderReader):
     cdef int _version
     cdef bint _sync, _wait_flush, _batch, _no_ids
     cdef long long _key_size, _room
-    cdef Py_ssize_t _at, _slot
+    cdef Py_ssize_t _slot
     cdef public u64 sequence
     cdef public long long messages
     cdef readonly long long taken, taken_bytes, unanswered
@@ -144,9 +138,6 @@ cdef class SendPath(HeaderReader):
     cdef int _answer_json(self, source table, Py_ssize_t slot, int code, bint batch, bint bare) except -1
     @cython.locals(pieces=list, out=target, number=int, start=Py_ssize_t)
     cdef int _answer_binary(self, source table, Py_ssize_t slot, int code, bint batch, bint bare) except -1
-    cdef int _put(self, bytes piece) except -1
-    @cython.locals(out=target, digits=int, rest="long long", place=int)
-    cdef int _put_number(self, long long value) except -1
     @cython.locals(size=Py_ssize_t)
     cdef int _put_key(self, source table, Py_ssize_t slot) except -1
     @cython.locals(log_offset="long long", size="long long", view="const unsigned char[::1]", records=source, out=target,

@@ -25,15 +25,17 @@ except ImportError:  # needed to compile only
 
 if not cython.compiled:
     from actormq.kernels.batches import load_u32, load_u64, store_u32, store_u64
-    from actormq.kernels.heads import HEADER_MAX, SLOW, TAKEN, HeaderReader, hex_value, same
+    from actormq.kernels.heads import HEADER_MAX, SLOW, TAKEN, Headers, hex_value, same
     from actormq.kernels.records import (
         advance,
+        bytes_pointer,
         copy_bytes,
         load_i32,
         pointer,
         pointer_const,
         store_i16,
         store_i32,
+        text_at,
     )
 
     HEAD: Final = 0
@@ -65,14 +67,6 @@ if not cython.compiled:
     def set_cell(cells: memoryview, index: int, value: int) -> None:
         """Set a cell of a ring; compiled, a release store."""
         cells[index] = value
-
-    def bytes_pointer(data: bytes) -> memoryview:
-        """Return where `data` lies."""
-        return memoryview(data)
-
-    def text_at(data: memoryview, at: int, size: int) -> bytes:
-        """Return a copy of some bytes."""
-        return bytes(data[at : at + size])
 
     def append(out: bytearray, data: memoryview, size: int) -> None:
         """Add the first `size` bytes of `data` to `out`."""
@@ -110,7 +104,7 @@ class SendTopic:
         self.bits = sys_flag_bits
 
 
-class SendPath(HeaderReader):
+class SendPath(Headers):
     """What one gateway has on its way to the writer and back.
 
     Args:
@@ -178,12 +172,11 @@ class SendPath(HeaderReader):
         self._keys = memoryview(bytearray(PROPERTIES_MAX * 2 * 8)).cast("q")
         self._plain = memoryview(bytearray(HEADER_MAX))
         self._kept = memoryview(bytearray(HEADER_MAX + len(added)))
-        self._out = memoryview(bytearray(4096))
         self._wait_flush = False
         self._batch = False
         self._no_ids = False
         self._key_size = 0
-        self._tail = self._head = self._room = self._at = self._slot = 0
+        self._tail = self._head = self._room = self._slot = 0
         self.sequence = 0
         self.taken = 0
         self.taken_bytes = 0
@@ -680,26 +673,6 @@ class SendPath(HeaderReader):
                 self._put_key(table, slot)
             store_i32(out, start, self._at - start - 4)
         store_i32(out, 25, self._at - 29)
-
-    def _put(self, piece: bytes) -> None:
-        copy_bytes(pointer(self._out), self._at, bytes_pointer(piece), len(piece))
-        self._at += len(piece)
-
-    def _put_number(self, value: int) -> None:
-        out = pointer(self._out)
-        if value < 0:
-            out[self._at] = 45
-            self._at += 1
-            value = -value
-        digits = 1
-        rest = value // 10
-        while rest:
-            digits += 1
-            rest = rest // 10
-        for place in range(digits):
-            out[self._at + digits - 1 - place] = 48 + value % 10
-            value = value // 10
-        self._at += digits
 
     def _put_key(self, table: memoryview, slot: int) -> None:
         size = load_u32(table, slot + 32)

@@ -2,7 +2,7 @@
 import cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
-from actormq.kernels.records cimport copy_bytes, load_i16, load_i32, store_i16, store_i32
+from actormq.kernels.records cimport bytes_pointer, copy_bytes, load_i16, load_i32, store_i16, store_i32
 
 ctypedef const unsigned char *source
 ctypedef unsigned char *target
@@ -20,10 +20,6 @@ cdef inline target start_of(bytes room) noexcept:
 
 cdef inline bytes finished(bytes room):
     return room
-
-cdef inline source pointer_const(bytes data) noexcept:
-    return <source>PyBytes_AS_STRING(data)
-
 
 @cython.locals(
     digits=Py_ssize_t, rest="long long", fields=Py_ssize_t, room=bytes, out=target, at=Py_ssize_t, place=Py_ssize_t)

@@ -18,14 +18,7 @@ except ImportError:  # needed to compile only
     from actormq.kernels import shadow as cython
 
 if not cython.compiled:
-    from actormq.kernels.records import (
-        copy_bytes,
-        load_i16,
-        load_i32,
-        pointer_const,
-        store_i16,
-        store_i32,
-    )
+    from actormq.kernels.records import bytes_pointer, copy_bytes, load_i16, load_i32, store_i16, store_i32
 
     HEAD_BYTES: Final = 29
     DIGITS_MAX: Final = 18
@@ -67,13 +60,13 @@ def write_send(
     out = start_of(room)
     store_i32(out, 0, HEAD_BYTES - 4 + fields + len(body))
     store_i32(out, 4, 0x0100_0000 | (HEAD_BYTES - 8 + fields))
-    copy_bytes(out, 8, pointer_const(kind), 5)
+    copy_bytes(out, 8, bytes_pointer(kind), 5)
     store_i32(out, 13, opaque)
     store_i32(out, 17, flag)
     store_i32(out, 21, 0)
     store_i32(out, 25, fields)
     at = HEAD_BYTES
-    copy_bytes(out, at, pointer_const(fixed), len(fixed))
+    copy_bytes(out, at, bytes_pointer(fixed), len(fixed))
     at += len(fixed)
     store_i16(out, at, 1)
     out[at + 2] = 103  # g
@@ -87,10 +80,10 @@ def write_send(
         store_i16(out, at, 1)
         out[at + 2] = 105  # i
         store_i32(out, at + 3, len(properties))
-        copy_bytes(out, at + 7, pointer_const(properties), len(properties))
+        copy_bytes(out, at + 7, bytes_pointer(properties), len(properties))
         at += 7 + len(properties)
     if len(body):
-        copy_bytes(out, at, pointer_const(body), len(body))
+        copy_bytes(out, at, bytes_pointer(body), len(body))
     return finished(room)
 
 
@@ -98,7 +91,7 @@ def is_answer(data: bytes, opaque: int) -> bool:
     """Whether `data` is one whole frame, with a binary header, that answers the request `opaque`."""
     if len(data) < HEAD_BYTES:
         return False
-    start = pointer_const(data)
+    start = bytes_pointer(data)
     return (
         load_i32(start, 0) == len(data) - 4
         and start[4] == 1
@@ -117,7 +110,7 @@ def read_stored(data: bytes) -> tuple[int, int, int, str, str, str] | None:
     size = len(data)
     if size < HEAD_BYTES:
         return None
-    start = pointer_const(data)
+    start = bytes_pointer(data)
     header = load_i32(start, 4) & 0xFFFFFF
     fields = load_i32(start, 25)
     if start[4] != 1 or load_i32(start, 21) != 0 or fields != header - 21 or fields > size - HEAD_BYTES:

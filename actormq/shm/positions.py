@@ -157,10 +157,6 @@ class Positions:
         """Publish a cell of the role in `slot`."""
         self.cells.store(cell_index(slot, cell), value)
 
-    def announce_role(self, slot: int, cell: RoleCell, value: int) -> None:
-        """As `set_role`, and let what is read next be newer: the other side of `role_after_fence`."""
-        self.cells.store_then_fence(cell_index(slot, cell), value)
-
     def role_after_fence(self, slot: int, cell: RoleCell) -> int:
         """As `role`, after everything that was published before is visible.
 
