@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,8 +12,8 @@ import pytest
 from gateway_rig import Rig, TcpPeer, pull_request, send_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 
-from actormq import kernels
 from actormq.actors.gateway.clients import TCP, ZMQ, Client
 from actormq.actors.gateway.pulls import Pulls
 from actormq.actors.gateway.replies import Replies
@@ -60,25 +58,8 @@ ADDRESSED = -(1 << 40)
 """A tags code that is an address in the extension file."""
 
 
-def _pure() -> ModuleType:
-    """Import the .py file beside the compiled one."""
-    names = [f"actormq.kernels.{name}" for name in ("pulls", "heads", "queues", "records", "rings")]
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module(names[0])
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(kept)
-
-
-PURE = _pure()
-USED = importlib.import_module("actormq.kernels.pulls")
-MODES = [PURE] if USED.__file__ == PURE.__file__ else [PURE, USED]
-IDS = ["python", "compiled"][: len(MODES)]
-each_kernel = pytest.mark.parametrize("kernel", MODES, ids=IDS)
+KERNELS = twins("pulls")
+each_kernel = each_of(KERNELS)
 
 
 class Link:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
-import sys
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -14,9 +12,9 @@ import pytest
 from gateway_rig import Rig, TcpPeer, send_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 from store_rig import MemoryPort, SilentDoorbell
 
-from actormq import kernels
 from actormq.actors.gateway.clients import TCP, Client
 from actormq.actors.gateway.replies import Replies
 from actormq.actors.gateway.sends import TICKET_BITS, Sends, WaitingLimits
@@ -37,25 +35,8 @@ RECORD_BYTES = 100
 """Of every record in the made-up log."""
 
 
-def _pure() -> ModuleType:
-    """Import the .py file beside the compiled one."""
-    names = [f"actormq.kernels.{name}" for name in ("sends", "heads", "batches", "records", "rings")]
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module(names[0])
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(kept)
-
-
-PURE = _pure()
-USED = importlib.import_module("actormq.kernels.sends")
-MODES = [PURE] if USED.__file__ == PURE.__file__ else [PURE, USED]
-IDS = ["python", "compiled"][: len(MODES)]
-each_kernel = pytest.mark.parametrize("kernel", MODES, ids=IDS)
+KERNELS = twins("sends")
+each_kernel = each_of(KERNELS)
 
 
 class Link:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
-import sys
 from collections.abc import Iterable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,8 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 
-from actormq import kernels
 from actormq.actors.dispatcher import DispatcherActor
 from actormq.actors.holder import ARRIVED, ARRIVED_OVERFLOW, WAITING, HolderActor, ParkPort
 from actormq.clock import ManualClock
@@ -24,25 +22,8 @@ from actormq.shm.extents import Extents
 from actormq.shm.positions import Positions, slot_of
 from actormq.shm.ring import RingProducer, ring_bytes, ring_init
 
-
-def _pure() -> ModuleType:
-    """Import the .py file beside the compiled one."""
-    names = [f"actormq.kernels.{name}" for name in ("parks", "pulls", "heads", "queues", "records")]
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module(names[0])
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(kept)
-
-
-PURE = _pure()
-USED = importlib.import_module("actormq.kernels.parks")
-MODES = [PURE] if USED.__file__ == PURE.__file__ else [PURE, USED]
-each_kernel = pytest.mark.parametrize("kernel", MODES, ids=["python", "compiled"][: len(MODES)])
+KERNELS = twins("parks")
+each_kernel = each_of(KERNELS)
 
 
 def park(number: int, row: int = 0, wanted: int = 0, incarnation: int = 1) -> bytearray:

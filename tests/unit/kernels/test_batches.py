@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
-import sys
 import zlib
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 
-from actormq import kernels
 from actormq.kernels.rings import DATA, RingConsumer, RingProducer, ring_init
 from actormq.shm.append_port import COMPLETION, REQUEST, Completion, unpack_request
 
-
-def _pure() -> ModuleType:
-    """Import the .py file of the kernel (and of those it uses) beside the compiled one."""
-    names = [f"actormq.kernels.{name}" for name in ("batches", "records", "rings")]
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module("actormq.kernels.batches")
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(kept)
-
-
-PURE = _pure()
-COMPILED = importlib.import_module("actormq.kernels.batches")
-MODES = [PURE] if COMPILED.__file__ == PURE.__file__ else [PURE, COMPILED]
-IDS = ["python", "compiled"][: len(MODES)]
+KERNELS = twins("batches")
+each_kernel = each_of(KERNELS)
 
 HOST = bytes([127, 0, 0, 1, 0, 0, 42, 159])
 HOST_V6 = bytes(range(16)) + bytes([0, 0, 42, 159])
@@ -257,7 +237,7 @@ batches = st.builds(
 )
 
 
-@pytest.mark.parametrize("kernel", MODES, ids=IDS)
+@each_kernel
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     entries=st.lists(st.one_of(singles, batches), max_size=40),
@@ -302,7 +282,7 @@ def test_survives_any_request(noise: bytes, at: int, kind: int, body: bytes) -> 
     entry = bytearray(request(kind=kind, body=body))
     entry[8 + at : 8 + at + len(noise)] = noise
     results = []
-    for mode in MODES:
+    for mode in KERNELS:
         rig = Rig(mode)
         rig.producer.try_push(bytes(entry))
         rig.producer.try_push(request(2, row=2))
@@ -314,7 +294,7 @@ def test_survives_any_request(noise: bytes, at: int, kind: int, body: bytes) -> 
     assert answers[-1].status == 0
 
 
-@pytest.mark.parametrize("kernel", MODES, ids=IDS)
+@each_kernel
 class TestRefusals:
     @pytest.mark.parametrize(
         ("entry", "status"),
@@ -364,7 +344,7 @@ class TestRefusals:
         assert rig.encoder.size == 91 + 5 + BODY_MAX
 
 
-@pytest.mark.parametrize("kernel", MODES, ids=IDS)
+@each_kernel
 class TestLimits:
     def test_file_end_stops_the_batch(self, kernel: Any) -> None:
         """A record that leaves no room for the blank record belongs to the next file."""
@@ -465,7 +445,7 @@ class TestLimits:
         assert bytes(rig.encoder.records) == bytes(again.encoder.records)
 
 
-@pytest.mark.parametrize("kernel", MODES, ids=IDS)
+@each_kernel
 class TestQueueOffsets:
     def test_begins_behind_what_was_dispatched(self, kernel: Any) -> None:
         rig = Rig(kernel)
@@ -516,7 +496,7 @@ class TestQueueOffsets:
         assert [(done.status, done.queue_offset) for done in rig.answers()] == [(0, 300), (5, -1), (0, 0)]
 
 
-@pytest.mark.parametrize("kernel", MODES, ids=IDS)
+@each_kernel
 class TestCopies:
     def test_body_comes_from_the_log(self, kernel: Any) -> None:
         rig = Rig(kernel)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 import threading
@@ -13,34 +12,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 
-from actormq import kernels
 from actormq.client.latency import queue_of_key
 from actormq.client.messages import UNIQUE_KEY_BYTES, encode_user_properties, with_unique_key
 from actormq.client.results import MessageQueue
 from actormq.errors import MessageRejected
 from actormq.wire import batch as plain
 
-
-def _pure() -> ModuleType:
-    """Import the .py files beside the compiled ones."""
-    names = ("actormq.kernels.collecting", "actormq.kernels.records")
-    kept = {name: sys.modules.pop(name, None) for name in names}
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module(names[0])
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        for name, module in kept.items():
-            sys.modules.pop(name, None)
-            if module is not None:
-                sys.modules[name] = module
-
-
-PURE = _pure()
-COMPILED = importlib.import_module("actormq.kernels.collecting")
-MODES = [PURE] if COMPILED.__file__ == PURE.__file__ else [PURE, COMPILED]
-both = pytest.mark.parametrize("kernel", MODES, ids=["python", "compiled"][: len(MODES)])
+KERNELS = twins("collecting")
+both = each_of(KERNELS)
 
 QUEUES = tuple(("t", "broker-a", index) for index in range(5))
 DIGITS = "0123456789ABCDEF0123456789AB"

@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import sys
 from types import ModuleType
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 
-from actormq import kernels
 from actormq.errors import FrameError
 from actormq.wire.frame import FrameCutter
 
-
-def _pure() -> ModuleType:
-    """Import the .py file beside the compiled one."""
-    names = ["actormq.kernels.frames", "actormq.kernels.records"]
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module(names[0])
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(kept)
-
-
-PURE = _pure()
-USED = importlib.import_module("actormq.kernels.frames")
-MODES = [PURE] if USED.__file__ == PURE.__file__ else [PURE, USED]
-IDS = ["python", "compiled"][: len(MODES)]
+KERNELS = twins("frames")
+each_kernel = each_of(KERNELS)
 
 streams = st.lists(
     st.binary(max_size=30).map(lambda body: len(body).to_bytes(4, "big") + body) | st.binary(max_size=9)
 ).map(b"".join)
 
 
-@pytest.mark.parametrize("kernel", MODES, ids=IDS)
+@each_kernel
 @given(streams, st.integers(8, 64))
 def test_the_kernel_cuts_like_the_simple_cutter(kernel: ModuleType, stream: bytes, limit: int) -> None:
     """Same frames, same end, same refusal."""

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
-import sys
 from collections import defaultdict
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 
-from actormq import kernels
 from actormq.kernels import records
 from actormq.message import decode_properties, java_hash
 
-
-def _pure() -> ModuleType:
-    """Import the .py file (and the one that it uses) beside the compiled one."""
-    names = ["actormq.kernels.queues", "actormq.kernels.records"]
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module(names[0])
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(kept)
-
-
-PURE = _pure()
-COMPILED = importlib.import_module("actormq.kernels.queues")
-MODES = [PURE] if COMPILED.__file__ == PURE.__file__ else [PURE, COMPILED]
-both = pytest.mark.parametrize("queues", MODES, ids=["python", "compiled"][: len(MODES)])
+KERNELS = twins("queues")
+both = each_of(KERNELS, "queues")
 
 HOST = bytes([127, 0, 0, 1, 0, 0, 42, 159])
 HOST_V6 = bytes(20)
@@ -506,7 +486,7 @@ def test_select_chooses_what_a_slow_reader_chooses(
     assert chosen.ranges == joined
 
 
-@pytest.mark.skipif(len(MODES) < 2, reason="the kernels are not compiled here")
+@pytest.mark.skipif(len(KERNELS) < 2, reason="the kernels are not compiled here")
 @settings(max_examples=50)
 @given(messages=st.lists(MESSAGE, max_size=15), noise=st.data())
 def test_compiled_and_uncompiled_agree(messages: list[dict[str, Any]], noise: Any) -> None:
@@ -515,7 +495,7 @@ def test_compiled_and_uncompiled_agree(messages: list[dict[str, Any]], noise: An
     for _ in range(noise.draw(st.integers(0, 3))):
         log[noise.draw(st.integers(0, (ends or [10])[-1] - 1))] = noise.draw(st.integers(0, 255))
     view = memoryview(log).toreadonly()
-    answers = [queues.dispatch(view, 0, len(log), BASE, ROWS, DELAYS) for queues in MODES]
+    answers = [queues.dispatch(view, 0, len(log), BASE, ROWS, DELAYS) for queues in KERNELS]
     assert answers[0] == answers[1]
 
 

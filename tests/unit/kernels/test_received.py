@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
 import struct
-import sys
 import threading
 import zlib
 from itertools import chain
@@ -16,34 +14,16 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 
-from actormq import kernels
 from actormq.client.received import RULES
 from actormq.client.results import MessageQueue
 from actormq.errors import PeerError
 from actormq.kernels import records
 from actormq.message import decode_properties, encode_properties
 
-
-def _pure() -> ModuleType:
-    """Import the .py file beside the compiled one."""
-    names = [f"actormq.kernels.{name}" for name in ("received", "queues", "records")]
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module(names[0])
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(kept)
-
-
-PURE = _pure()
-USED = importlib.import_module("actormq.kernels.received")
-MODES = [PURE] if USED.__file__ == PURE.__file__ else [PURE, USED]
-IDS = ["python", "compiled"][: len(MODES)]
-both = pytest.mark.parametrize("kernel", MODES, ids=IDS)
+KERNELS = twins("received")
+both = each_of(KERNELS)
 
 QUEUE = MessageQueue("orders", "broker-a", 3)
 SECONDS = 30.0

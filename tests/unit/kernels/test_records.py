@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import struct
-import sys
 import zlib
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 
-from actormq import kernels
-
-
-def _pure() -> ModuleType:
-    """Import the .py file beside the compiled one."""
-    name = "actormq.kernels.records"
-    kept = sys.modules.pop(name, None)
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        sys.modules.pop(name, None)
-        if kept is not None:
-            sys.modules[name] = kept
-
-
-PURE = _pure()
-COMPILED = importlib.import_module("actormq.kernels.records")
-MODES = [PURE] if COMPILED.__file__ == PURE.__file__ else [PURE, COMPILED]
-both = pytest.mark.parametrize("records", MODES, ids=["python", "compiled"][: len(MODES)])
+KERNELS = twins("records")
+PURE = KERNELS[0]
+COMPILED = KERNELS[-1]
+both = each_of(KERNELS, "records")
 
 V4 = bytes([127, 0, 0, 1, 0, 0, 42, 159])
 V6 = bytes(range(16)) + bytes([0, 0, 42, 159])
@@ -262,7 +243,7 @@ def test_scan_survives_any_bytes(records: Any, data: Any) -> None:
     assert found.records <= len(starts) + 1
 
 
-@pytest.mark.skipif(len(MODES) < 2, reason="the kernels are not compiled here")
+@pytest.mark.skipif(len(KERNELS) < 2, reason="the kernels are not compiled here")
 @given(noise=st.binary(max_size=400), fields=FIELDS, data=st.data())
 def test_compiled_and_uncompiled_agree(noise: bytes, fields: dict[str, Any], data: Any) -> None:
     """On whole records, on damaged ones and on noise."""
@@ -273,7 +254,7 @@ def test_compiled_and_uncompiled_agree(noise: bytes, fields: dict[str, Any], dat
     for check_crc in (False, True):
         assert COMPILED.scan(view, 0, 0, check_crc) == PURE.scan(view, 0, 0, check_crc)
     answers = []
-    for records in MODES:
+    for records in KERNELS:
         try:
             answers.append(tuple(records.decode(view, 0)))
         except ValueError as error:

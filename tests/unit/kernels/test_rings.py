@@ -4,33 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from kernel_twins import twins
 
-from actormq import kernels
 from actormq.kernels import rings as installed
 
 CELLS_MAX = (1 << 64) - 1
 
 
-def pure_kernel(name: str) -> ModuleType:
-    """Load the .py file of a kernel, beside the compiled one if there is one."""
-    source = Path(kernels.__file__).parent / f"{name}.py"
-    spec = spec_from_file_location(f"pure_{name}", source)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PURE = pure_kernel("rings")
+PURE = twins("rings")[0]
 VARIANTS = [pytest.param(PURE, id="python")]
 if installed.FENCED:
     VARIANTS.append(pytest.param(installed, id="compiled"))

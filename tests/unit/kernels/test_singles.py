@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
-import sys
 from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 
-from actormq import kernels
 from actormq.wire import frame
 from actormq.wire.codes import RequestCode
 from actormq.wire.command import BROKER_VERSION, FLAG_ONEWAY, Language, RemotingCommand, Serialize
 
-
-def _pure() -> ModuleType:
-    """Import the .py file beside the compiled one."""
-    names = ["actormq.kernels.singles", "actormq.kernels.records"]
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module(names[0])
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(kept)
-
-
-PURE = _pure()
-USED = importlib.import_module("actormq.kernels.singles")
-MODES = [PURE] if USED.__file__ == PURE.__file__ else [PURE, USED]
-IDS = ["python", "compiled"][: len(MODES)]
-both = pytest.mark.parametrize("kernel", MODES, ids=IDS)
+KERNELS = twins("singles")
+PURE = KERNELS[0]
+both = each_of(KERNELS)
 
 KIND = struct.pack(">hBh", RequestCode.SEND_MESSAGE_V2, Language.PYTHON, BROKER_VERSION)
 texts = st.text(max_size=40)
