@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := $(wildcard actormq/kernels/*.py actormq/kernels/*.pxd actormq/kernels/*.h)
 PYTEST_ARGS ?=
+WORKERS ?= 2
 DIST ?= dist
 BENCH_ARGS ?=
 LOADTEST_ARGS ?=
@@ -36,8 +37,8 @@ $(VENV)/.kernels: $(VENV)/.installed $(KERNELS)
 
 kernels: venv ## compile the kernels that have changed
 
-test: venv ## run the tests (not interop, not soak)
-	$(BIN)/python -m pytest -m "not interop and not soak" $(PYTEST_ARGS) tests
+test: venv ## run the tests (not interop, not soak) in two processes (WORKERS=0: in this one)
+	$(BIN)/python -m pytest -m "not interop and not soak" -n $(WORKERS) --dist loadscope $(PYTEST_ARGS) tests
 
 lint: venv ## check style
 	$(BIN)/ruff check .

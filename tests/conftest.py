@@ -58,11 +58,13 @@ def descriptors_are_few() -> Iterator[None]:
 
 
 def _still(look: Callable[[], list[str]]) -> list[str]:
-    """Return what `look` finds, once it finds nothing or has found something for too long."""
+    """Return what `look` finds again and again; what is there for a moment is another worker's."""
     deadline = time.monotonic() + PATIENCE_S
-    while (found := look()) and time.monotonic() < deadline:
+    found = set(look())
+    while found and time.monotonic() < deadline:
         time.sleep(0.05)
-    return found
+        found &= set(look())
+    return sorted(found)
 
 
 def _started_by(word: str) -> list[psutil.Process]:
