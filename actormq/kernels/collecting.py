@@ -146,7 +146,7 @@ class SendFuture:
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Call `callback` with this future once the outcome is known (in the client's own thread: be brief).
 
-        What it raises is logged.
+        At once, in this thread, when it is known already.  What it raises is logged.
         """
         self._batch.call_back(callback, self)
 

@@ -352,7 +352,9 @@ def test_a_full_window_blocks_and_then_says_so(server: FakeServer, url: str) -> 
 def test_callbacks_run_in_the_clients_thread_and_must_not_block_it(server: FakeServer, url: str) -> None:
     seen: list[object] = []
     finished = threading.Event()
-    with Producer(url) as producer:
+    # The message waits until the callback is there.
+    settings = ProducerSettings(batch=BatchLimits(linger_ms=60_000))
+    with Producer(url, settings=settings) as producer:
 
         def callback(future: SendFuture) -> None:
             seen.append(future.result(0).queue.topic)
@@ -363,6 +365,7 @@ def test_callbacks_run_in_the_clients_thread_and_must_not_block_it(server: FakeS
             finished.set()
 
         producer.send_async("orders", b"x").add_done_callback(callback)
+        producer.flush()
         assert finished.wait(SECONDS)
     assert seen[0] == "orders"
     assert "must not block" in str(seen[1])
