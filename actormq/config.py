@@ -31,6 +31,15 @@ class FlushMode(str, Enum):
     SYNC = "sync"
 
 
+class RecordCrc(str, Enum):
+    """Which records end with a CRC of all of them: topic and properties, too, not the body alone."""
+
+    AUTO = "auto"
+    """With `FlushMode.SYNC`: who pays for the disk pays for this, too."""
+    ON = "on"
+    OFF = "off"
+
+
 class BadValue(ConfigError):
     """A setting has a value that cannot work; whoever knows where it was written may say so."""
 
@@ -94,6 +103,9 @@ class StoreConfig:
     """How often old files are looked for."""
     disk_warning_percent: int = 90
     check_crc_on_recover: bool = True
+    record_crc: RecordCrc = RecordCrc.AUTO
+    demand_record_crc: bool = False
+    """Recovery calls a record without such a CRC damaged."""
 
     def __post_init__(self) -> None:
         _check_bounds(
@@ -119,6 +131,13 @@ class StoreConfig:
         hours = [part.strip() for part in self.delete_when.split(";")]
         if not all(hour.isascii() and hour.isdecimal() and int(hour) < 24 for hour in hours):
             raise BadValue("delete_when", f"must be hours like 04 or 04;16, not {self.delete_when!r}")
+
+    @property
+    def writes_record_crc(self) -> bool:
+        """Whether new records get a CRC of their own."""
+        if self.record_crc == RecordCrc.AUTO:
+            return self.flush == FlushMode.SYNC
+        return self.record_crc == RecordCrc.ON
 
 
 def gateways_for(cores: int) -> int:

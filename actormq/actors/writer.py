@@ -119,6 +119,7 @@ class Writer:
             file_bytes=config.log_file_bytes,
             batch_bytes=BATCH_BYTES,
             read_log=self._read_log,
+            record_crc=config.writes_record_crc,
         )
         self.sources: dict[tuple[int, int], Source] = {}
         self.appended = 0

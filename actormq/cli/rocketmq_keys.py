@@ -28,6 +28,10 @@ def _flush(text: str) -> object:
     return {"ASYNC_FLUSH": "async", "SYNC_FLUSH": "sync"}[text.upper()]
 
 
+def _record_crc(text: str) -> object:
+    return {"true": "on", "false": "off"}[text.lower()]
+
+
 BROKER_KEYS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "brokerName": ("broker.name", _plain),
     "brokerClusterName": ("broker.cluster", _plain),
@@ -55,6 +59,8 @@ BROKER_KEYS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "cleanResourceInterval": ("store.clean_interval_ms", _plain),
     "diskSpaceWarningLevelRatio": ("store.disk_warning_percent", _plain),
     "checkCRCOnRecover": ("store.check_crc_on_recover", _plain),
+    "enabledAppendPropCRC": ("store.record_crc", _record_crc),
+    "forceVerifyPropCRC": ("store.demand_record_crc", _plain),
     "listenPort": ("gateway.port", _plain),
     "bindAddress": ("gateway.host", _plain),
     "waitTimeMillsInSendQueue": ("gateway.waiting_ms_max", _plain),

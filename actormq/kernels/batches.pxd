@@ -5,7 +5,8 @@
 import cython
 from actormq.kernels.atomics cimport amq_load_acquire
 from actormq.kernels.records cimport (
-    advance, copy_bytes, encode_parts, load_i16, load_i32, pointer, pointer_const, record_size, store_i16, store_i32)
+    RECORD_CRC_BYTES, advance, append_record_crc, bytes_pointer, bytes_view, copy_bytes, encode_parts, load_i16, load_i32,
+    pointer, pointer_const, record_crc_key, record_size, store_i16, store_i32, without_record_crc)
 
 ctypedef unsigned long long u64
 ctypedef const unsigned char *source
@@ -38,6 +39,7 @@ cdef enum:
     BUFFER_FULL = 2
     FILE_FULL = 3
     COMPLETIONS_FULL = 4
+    ITEMS_WITH_CRC = -99
 
 # These replace the functions of the same names that the .py defines when uncompiled.
 cdef inline u64 ring_cell(object view, Py_ssize_t index) except? 0:
@@ -66,10 +68,10 @@ cdef class BatchEncoder:
     cdef u64[::1] _rows, _next
     cdef const unsigned char[::1] _store_host
     cdef unsigned char[::1] _buffer
-    cdef object _bytes, _read_log
+    cdef object _bytes, _read_log, _cleaned, _cleaned_items
     cdef dict _scanned
     cdef long long _row_count, _body_max, _record_max, _batch_bytes
-    cdef Py_ssize_t _store_host_bytes, _size, _count
+    cdef Py_ssize_t _store_host_bytes, _crc_bytes, _size, _count
     # The batch.
     cdef long long _log_start, _file_end, _appended, _store_timestamp
     cdef bint _refuse
@@ -89,21 +91,22 @@ cdef class BatchEncoder:
                    topic_size=Py_ssize_t, properties_size=Py_ssize_t, host_size=Py_ssize_t, host_at=Py_ssize_t,
                    topic_at=Py_ssize_t, properties_at=Py_ssize_t, body_at=Py_ssize_t, carried=cython.longlong,
                    total=cython.longlong, outcome=int, start=Py_ssize_t, host=source, topic=source,
-                   properties=source, body=source, transaction=int)
+                   properties=source, items=source, body=source, transaction=int)
     cdef int _encode(self, source ring, Py_ssize_t at, Py_ssize_t size) except -1
     cdef object _copy_source(self, long long body_ref, long long body_size)
     cdef int _make_room(self, long long total) except -1
     cdef int _open_row(self, long long row, u64 incarnation, bytes topic) except -1
     cdef int _put(self, long long queue_offset, int flag, long long prepared_offset, source host, source topic,
                   source properties, Py_ssize_t properties_size, source body, Py_ssize_t body_size) except -1
-    @cython.locals(end=Py_ssize_t, total=cython.longlong, item_size=cython.longlong, body_size=cython.longlong,
-                   properties_size=cython.longlong)
-    cdef long long _batch_total(self, source ring, Py_ssize_t at, Py_ssize_t size, Py_ssize_t extra) except? -9
-    @cython.locals(end=Py_ssize_t, body_size=Py_ssize_t, properties_size=Py_ssize_t, start=Py_ssize_t)
-    cdef int _put_batch(self, source ring, Py_ssize_t at, Py_ssize_t size, source host, source topic,
-                        source extra) except -1
-    @cython.locals(out=target, added=Py_ssize_t)
-    cdef int _lengthen(self, Py_ssize_t start, Py_ssize_t properties_size, source extra, int separator) except -1
+    cdef long long _single_total(self, source properties, Py_ssize_t properties_size, long long body_size) except? -9
+    @cython.locals(at=Py_ssize_t, total=cython.longlong, item_size=cython.longlong, body_size=cython.longlong,
+                   properties_size=cython.longlong, open_end=int)
+    cdef long long _batch_total(self, source items, Py_ssize_t end, source extra) except? -9
+    @cython.locals(at=Py_ssize_t, body_size=Py_ssize_t, properties_size=Py_ssize_t, start=Py_ssize_t)
+    cdef int _put_batch(self, source items, Py_ssize_t end, source host, source topic, source extra) except -1
+    cdef int _seal(self, Py_ssize_t start, Py_ssize_t properties_size) except -1
+    @cython.locals(out=target, separator=int, longer=Py_ssize_t)
+    cdef Py_ssize_t _grow(self, Py_ssize_t start, Py_ssize_t properties_size, Py_ssize_t added) except -1
 
 
-cdef int _separator(source ring, Py_ssize_t end, Py_ssize_t properties_size, Py_ssize_t extra) noexcept
+cdef int _open_end(source properties, Py_ssize_t at, Py_ssize_t size) noexcept

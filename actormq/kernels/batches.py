@@ -23,16 +23,22 @@ except ImportError:  # needed to compile only
 
 if not cython.compiled:
     from actormq.kernels.records import (
+        RECORD_CRC_BYTES,
         advance,
+        append_record_crc,
+        bytes_pointer,
+        bytes_view,
         copy_bytes,
         encode_parts,
         load_i16,
         load_i32,
         pointer,
         pointer_const,
+        record_crc_key,
         record_size,
         store_i16,
         store_i32,
+        without_record_crc,
     )
     from actormq.kernels.rings import CAPACITY, DATA, HEAD, LAP_END, TAIL
 
@@ -58,6 +64,7 @@ if not cython.compiled:
     BUFFER_FULL: Final = 2
     FILE_FULL: Final = 3
     COMPLETIONS_FULL: Final = 4
+    ITEMS_WITH_CRC: Final = -99
 
     def ring_cell(view: memoryview, index: int) -> int:
         """Return cell `index` of a ring's header, with acquire."""
@@ -85,6 +92,7 @@ if not cython.compiled:
 
 _REQUEST: Final = struct.Struct("<QIIiHHiiiIqqqHHBBH")
 _COMPLETION: Final = struct.Struct("<QiIqqqq")
+_ITEM: Final = struct.Struct(">iiiii")
 ReadLog = Callable[[int, int], "memoryview | None"]
 Scanned = Mapping[tuple[bytes, int], tuple[int, int]]
 """(topic, queue id) → (next queue offset, log offset of the queue's last record)."""
@@ -119,6 +127,7 @@ class BatchEncoder:
         file_bytes: int,
         batch_bytes: int,
         read_log: ReadLog,
+        record_crc: bool = False,
     ) -> None:
         """Start with an empty batch.
 
@@ -129,6 +138,7 @@ class BatchEncoder:
             file_bytes: the size of a log file.
             batch_bytes: a batch ends here; one larger request makes a batch of its own.
             read_log: (log offset, size) → bytes of the log, None where it has none (any more).
+            record_crc: each record ends with the property that is a CRC of all before it.
         """
         assert len(store_host) in (8, 20), "a host is 8 bytes (IPv4) or 20 (IPv6)"
         self._rows = rows.cast("Q")
@@ -139,6 +149,7 @@ class BatchEncoder:
         self._body_max = body_bytes_max
         self._record_max = min(body_bytes_max + 65_536, file_bytes - BLANK_BYTES)
         self._batch_bytes = batch_bytes
+        self._crc_bytes = RECORD_CRC_BYTES if record_crc else 0
         self._read_log = read_log
         self._bytes = bytearray(batch_bytes)
         self._buffer = memoryview(self._bytes)
@@ -355,12 +366,25 @@ class BatchEncoder:
         if row >= self._row_count or incarnation == 0 or self._rows[row * ROW_CELLS] != incarnation:
             self._status = TOPIC_GONE
             return GO_ON
+        host = advance(ring, host_at)
+        topic = advance(ring, topic_at)
+        properties = advance(ring, properties_at)
+        items = advance(ring, body_at)
+        if record_crc_key(properties, 0, properties_size) >= 0:
+            # It was right in another log; here it would call a good record damaged.
+            self._cleaned = without_record_crc(bytes_view(properties, properties_size))
+            properties = bytes_pointer(self._cleaned)
+            properties_size = len(self._cleaned)
+            self._properties_size = properties_size
         if kind == BATCH:
-            total = self._batch_total(ring, body_at, body_size, properties_size)
+            total = self._batch_total(items, body_size, properties)
+            if total == ITEMS_WITH_CRC:
+                self._cleaned_items = _items_without_crc(bytes(bytes_view(items, body_size)))
+                items = bytes_pointer(self._cleaned_items)
+                body_size = len(self._cleaned_items)
+                total = self._batch_total(items, body_size, properties)
         else:
-            total = record_size(host_size, self._store_host_bytes, topic_size, properties_size, body_size)
-            if total > self._record_max:
-                total = -MESSAGE_ILLEGAL
+            total = self._single_total(properties, properties_size, body_size)
         if total <= 0:
             self._status = -total
             return GO_ON
@@ -371,11 +395,8 @@ class BatchEncoder:
             self._open_row(row, incarnation, bytes(ring[topic_at:properties_at]))
         self._queue_offset = self._next[2 * row + 1]
         start = self._size
-        host = advance(ring, host_at)
-        topic = advance(ring, topic_at)
-        properties = advance(ring, properties_at)
         if kind == BATCH:
-            self._put_batch(ring, body_at, body_size, host, topic, properties)
+            self._put_batch(items, body_size, host, topic, properties)
         else:
             transaction = self._sys_flag & 0xC
             if transaction != 0 and transaction != TRANSACTION_COMMIT:
@@ -386,7 +407,7 @@ class BatchEncoder:
                 self._queue_offset = -1
                 self._status = MESSAGE_ILLEGAL
                 return GO_ON
-            body = pointer_const(memoryview(source)) if kind == COPY else advance(ring, body_at)
+            body = pointer_const(memoryview(source)) if kind == COPY else items
             self._put(
                 self._queue_offset,
                 self._flag,
@@ -398,6 +419,7 @@ class BatchEncoder:
                 body,
                 body_size,
             )
+            self._seal(start, properties_size)
             self._stored = 1
             if transaction == 0 or transaction == TRANSACTION_COMMIT:
                 self._next[2 * row + 1] = self._queue_offset + 1
@@ -476,28 +498,50 @@ class BatchEncoder:
             body_size,
         )
 
-    def _batch_total(self, ring: memoryview, at: int, size: int, extra: int) -> int:
+    def _single_total(self, properties: memoryview, properties_size: int, body_size: int) -> int:
+        """Return the size of a single message's record, or minus the status that refuses it."""
+        if self._crc_bytes > 0:
+            properties_size += _open_end(properties, 0, properties_size) + self._crc_bytes
+        if properties_size > PROPERTIES_MAX:
+            return -PROPERTIES_SIZE_EXCEEDED
+        total = record_size(
+            self._host_size, self._store_host_bytes, self._topic_size, properties_size, body_size
+        )
+        return total if total <= self._record_max else -MESSAGE_ILLEGAL
+
+    def _batch_total(self, items: memoryview, end: int, extra: memoryview) -> int:
         """Return the size of all records of a batch body, or minus the status that refuses it.
 
         Args:
-            extra: bytes of the request's own properties, which are added to those of each item.
+            end: the body's size.
+            extra: the request's own properties, which are added to those of each item.
+
+        Returns:
+            `ITEMS_WITH_CRC` when some item brings a record's CRC that is not ours.
         """
-        end = at + size
+        at = 0
         total = 0
         while at < end:
             if end - at < ITEM_BYTES_MIN:
                 return -MESSAGE_ILLEGAL
-            item_size = load_i32(ring, at)
-            body_size = load_i32(ring, at + 16)
+            item_size = load_i32(items, at)
+            body_size = load_i32(items, at + 16)
             if item_size < ITEM_BYTES_MIN or item_size > end - at:
                 return -MESSAGE_ILLEGAL
             if body_size < 0 or body_size > item_size - ITEM_BYTES_MIN:
                 return -MESSAGE_ILLEGAL
-            properties_size = load_i16(ring, at + 20 + body_size)
+            properties_size = load_i16(items, at + 20 + body_size)
             if properties_size < 0 or ITEM_BYTES_MIN + body_size + properties_size != item_size:
                 return -MESSAGE_ILLEGAL
+            if record_crc_key(items, at + 22 + body_size, properties_size) >= 0:
+                return ITEMS_WITH_CRC
+            open_end = _open_end(items, at + 22 + body_size, properties_size)
+            if self._properties_size > 0:
+                properties_size += open_end + self._properties_size
+                open_end = _open_end(extra, 0, self._properties_size)
+            if self._crc_bytes > 0:
+                properties_size += open_end + self._crc_bytes
             at += item_size
-            properties_size += extra + _separator(ring, at, properties_size, extra)
             if properties_size > PROPERTIES_MAX:
                 return -PROPERTIES_SIZE_EXCEEDED
             total += record_size(
@@ -508,48 +552,67 @@ class BatchEncoder:
         return total if total > 0 else -MESSAGE_ILLEGAL
 
     def _put_batch(
-        self,
-        ring: memoryview,
-        at: int,
-        size: int,
-        host: memoryview,
-        topic: memoryview,
-        extra: memoryview,
+        self, items: memoryview, end: int, host: memoryview, topic: memoryview, extra: memoryview
     ) -> None:
         """Add one record per item: own flag, body and properties, consecutive queue offsets."""
-        end = at + size
+        at = 0
         while at < end:
-            body_size = load_i32(ring, at + 16)
-            properties_size = load_i16(ring, at + 20 + body_size)
+            body_size = load_i32(items, at + 16)
+            properties_size = load_i16(items, at + 20 + body_size)
             start = self._size
             self._put(
                 self._queue_offset + self._stored,
-                load_i32(ring, at + 12),
+                load_i32(items, at + 12),
                 0,
                 host,
                 topic,
-                advance(ring, at + 22 + body_size),
+                advance(items, at + 22 + body_size),
                 properties_size,
-                advance(ring, at + 20),
+                advance(items, at + 20),
                 body_size,
             )
             self._stored += 1
-            at += load_i32(ring, at)
+            at += load_i32(items, at)
             if self._properties_size > 0:
-                self._lengthen(start, properties_size, extra, _separator(ring, at, properties_size, 1))
+                properties_size = self._grow(start, properties_size, self._properties_size)
+                copy_bytes(
+                    pointer(self._buffer), self._size - self._properties_size, extra, self._properties_size
+                )
+            self._seal(start, properties_size)
 
-    def _lengthen(self, start: int, properties_size: int, extra: memoryview, separator: int) -> None:
-        """Add the batch's own properties to those of the record that begins at `start`."""
+    def _seal(self, start: int, properties_size: int) -> None:
+        """End the last record, which begins at `start`, with the CRC of all of it, when that is wanted."""
+        if self._crc_bytes > 0:
+            self._grow(start, properties_size, self._crc_bytes)
+            append_record_crc(pointer(self._buffer), start, self._size - self._crc_bytes)
+
+    def _grow(self, start: int, properties_size: int, added: int) -> int:
+        """Make room for more properties at the end of the last record; return how long they are then."""
         out = pointer(self._buffer)
-        added = self._properties_size + separator
-        store_i16(out, self._size - properties_size - 2, properties_size + added)
-        store_i32(out, start, self._size - start + added)
+        separator = _open_end(out, self._size - properties_size, properties_size)
         if separator == 1:
             out[self._size] = 2
-        copy_bytes(out, self._size + separator, extra, self._properties_size)
-        self._size += added
+        longer = properties_size + separator + added
+        store_i16(out, self._size - properties_size - 2, longer)
+        self._size += separator + added
+        store_i32(out, start, self._size - start)
+        return longer
 
 
-def _separator(ring: memoryview, end: int, properties_size: int, extra: int) -> int:
-    """Return 1 when properties that end at `end` need their last 0x02 before more are added."""
-    return 1 if extra > 0 and properties_size > 0 and ring[end - 1] != 2 else 0
+def _open_end(properties: memoryview, at: int, size: int) -> int:
+    """Return 1 when properties lack their last 0x02, which they need before more are added."""
+    return 1 if size > 0 and properties[at + size - 1] != 2 else 0
+
+
+def _items_without_crc(items: bytes) -> bytes:
+    """Return a batch body, known to be sound, whose items bring no record's CRC."""
+    kept = bytearray()
+    at = 0
+    while at < len(items):
+        item_size, magic, crc, flag, body_size = _ITEM.unpack_from(items, at)
+        body_end = at + _ITEM.size + body_size
+        properties = without_record_crc(items[body_end + 2 : at + item_size])
+        kept += _ITEM.pack(ITEM_BYTES_MIN + body_size + len(properties), magic, crc, flag, body_size)
+        kept += items[at + _ITEM.size : body_end] + len(properties).to_bytes(2, "big") + properties
+        at += item_size
+    return bytes(kept)

@@ -3,7 +3,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcpy
 
 cdef extern from "Python.h":
     int PyBUF_READ
@@ -20,6 +20,10 @@ cdef enum:
     _TOPIC_V1_MAX = 127
     _BORN_HOST_V6 = 0x10
     _STORE_HOST_V6 = 0x20
+    RECORD_CRC_BYTES = 20
+    _RECORD_CRC_KEY = 0x5F5F435243333223
+    _HASH_SIGN = 0x23
+    _CRC_DEMAND = 2
 
 # `pointer` to `bytes_view` replace the functions of the same names that the .py defines when uncompiled.
 cdef inline unsigned char *pointer(unsigned char[::1] view) noexcept:
@@ -39,6 +43,11 @@ cdef inline const unsigned char *bytes_pointer(bytes data) noexcept:
 
 cdef inline bytes text_at(const unsigned char *data, Py_ssize_t at, Py_ssize_t size):
     return PyBytes_FromStringAndSize(<const char *>data + at, size)
+
+cdef inline Py_ssize_t find_byte(
+        const unsigned char *data, Py_ssize_t at, Py_ssize_t end, int value) noexcept:
+    cdef const unsigned char *found = <const unsigned char *>memchr(data + at, value, end - at)
+    return -1 if found == NULL else found - data
 
 cdef inline object bytes_view(const unsigned char *data, Py_ssize_t size):
     return PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
@@ -72,6 +81,17 @@ cdef inline void store_i64(unsigned char *out, Py_ssize_t at, long long value) n
     store_i32(out, at + 4, value)
 
 cdef long long checksum(const unsigned char *data, Py_ssize_t size) except -1
+@cython.locals(end=cython.Py_ssize_t, mark=cython.Py_ssize_t, key=cython.Py_ssize_t)
+cdef Py_ssize_t record_crc_key(const unsigned char *properties, Py_ssize_t at, Py_ssize_t size) noexcept
+cpdef bytes without_record_crc(object properties)
+@cython.locals(crc=cython.longlong, digit=cython.int)
+cdef int append_record_crc(unsigned char *out, Py_ssize_t start, Py_ssize_t end) except -1
+@cython.locals(crc=cython.longlong, digit=cython.int)
+cdef long long _record_crc_at(const unsigned char *data, Py_ssize_t at) noexcept
+@cython.locals(own_at=cython.Py_ssize_t)
+cdef bint _is_intact(
+    const unsigned char *data, Py_ssize_t at, Py_ssize_t size, int properties_size, Py_ssize_t body_at, int body_size,
+    int check_crc) except -1
 @cython.locals(topic_length_size=cython.Py_ssize_t)
 cpdef Py_ssize_t record_size(
     Py_ssize_t born_host_size, Py_ssize_t store_host_size, Py_ssize_t topic_size, Py_ssize_t properties_size,
@@ -89,12 +109,12 @@ cdef Py_ssize_t encode_parts(
                record_end=cython.Py_ssize_t, body_size=cython.Py_ssize_t, topic_at=cython.Py_ssize_t,
                topic_size=cython.int, properties_size=cython.int)
 cdef int check_record(
-    const unsigned char *data, Py_ssize_t at, Py_ssize_t end, long long physical_offset, bint check_crc) except? -100
+    const unsigned char *data, Py_ssize_t at, Py_ssize_t end, long long physical_offset, int check_crc) except? -100
 cdef long long store_timestamp_at(const unsigned char *data, Py_ssize_t at) noexcept
 @cython.locals(size_of_view=cython.Py_ssize_t, at=cython.Py_ssize_t, last_start=cython.Py_ssize_t, size=cython.int,
                last_timestamp=cython.longlong, records=cython.longlong, reason=cython.int)
-cpdef object scan(object view, Py_ssize_t start, long long base_log_offset, bint check_crc=*, Py_ssize_t stop=*)
+cpdef object scan(object view, Py_ssize_t start, long long base_log_offset, int check_crc=*, Py_ssize_t stop=*)
 @cython.locals(end=cython.Py_ssize_t, size=cython.int, sys_flag=cython.int, born_size=cython.Py_ssize_t,
                store_size=cython.Py_ssize_t, store_at=cython.Py_ssize_t, body_at=cython.Py_ssize_t,
                body_size=cython.Py_ssize_t, topic_at=cython.Py_ssize_t, topic_size=cython.Py_ssize_t)
-cpdef object decode(object view, Py_ssize_t at, bint check_crc=*)
+cpdef object decode(object view, Py_ssize_t at, int check_crc=*)

@@ -13,6 +13,7 @@ refused: with records of one size, stale bytes behind a cut look right in every 
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from enum import IntEnum
@@ -31,6 +32,12 @@ BLANK_BYTES: Final = 8
 TOPIC_V1_MAX: Final = 127
 """A longer topic needs a V2 record: V1 has one signed byte for the length."""
 RECORD_BYTES_MIN: Final = 91
+CRC_NOT: Final = 0
+CRC_CHECK: Final = 1
+"""Compare a record with the CRC that is its last property; without one, its body with the body's."""
+CRC_DEMAND: Final = 2
+"""The same, and a record without that property is damaged."""
+_RECORD_CRC_ITEM: Final = re.compile(rb"(?:(?<=\x02)|\A)__CRC32#\x01[^\x02]*(?:\x02|\Z)")
 
 _I16 = struct.Struct(">h")
 _I32 = struct.Struct(">i")
@@ -45,6 +52,10 @@ if not cython.compiled:
     _TOPIC_V1_MAX: Final = TOPIC_V1_MAX
     _BORN_HOST_V6: Final = 0x10
     _STORE_HOST_V6: Final = 0x20
+    RECORD_CRC_BYTES: Final = 20
+    _RECORD_CRC_KEY: Final = int.from_bytes(b"__CRC32#", "big")
+    _HASH_SIGN: Final = 0x23
+    _CRC_DEMAND: Final = CRC_DEMAND
 
     def pointer(view: memoryview) -> memoryview:
         """Return where the writable `view` starts; compiled, a C pointer."""
@@ -73,6 +84,11 @@ if not cython.compiled:
     def copy_bytes(out: memoryview, at: int, source: memoryview, size: int) -> None:
         """Copy the first `size` bytes of `source` to position `at` of `out`."""
         out[at : at + size] = source[:size]
+
+    def find_byte(data: memoryview, at: int, end: int, value: int) -> int:
+        """Return where in `data[at:end]` the first byte `value` is; -1: nowhere."""
+        found = bytes(data[at:end]).find(value)
+        return at + found if found >= 0 else -1
 
     def load_i16(data: memoryview, at: int) -> int:
         value: int = _I16.unpack_from(data, at)[0]
@@ -165,6 +181,68 @@ def checksum(data: memoryview, size: int) -> int:
     if amq_has_crc32():
         return amq_crc32(data, size) & 0x7FFFFFFF
     return zlib.crc32(bytes_view(data, size)) & 0x7FFFFFFF
+
+
+def record_crc_key(properties: memoryview, at: int, size: int) -> int:
+    """Return where in properties the key of a record's CRC is, the first one; -1 without one."""
+    end = at + size
+    mark = find_byte(properties, at, end, _HASH_SIGN)
+    while mark >= 0:
+        key = mark - 7
+        if (
+            key >= at
+            and mark + 1 < end
+            and properties[mark + 1] == 1
+            and load_i64(properties, key) == _RECORD_CRC_KEY
+            and (key == at or properties[key - 1] == 2)
+        ):
+            return key
+        mark = find_byte(properties, mark + 1, end, _HASH_SIGN)
+    return -1
+
+
+def without_record_crc(properties: memoryview | bytes) -> bytes:
+    """Return properties without those that claim to be a record's CRC."""
+    return _RECORD_CRC_ITEM.sub(b"", bytes(properties))
+
+
+def append_record_crc(out: memoryview, start: int, end: int) -> None:
+    """Write the property that is the CRC of the record `out[start:end]` behind it.
+
+    The record's sizes, which are under the CRC, count these 20 bytes already.  The ten digits begin with the
+    lowest.  Source: RocketMQ MessageDecoder.createCrc32.
+    """
+    crc = checksum(advance(out, start), end - start)
+    store_i64(out, end, _RECORD_CRC_KEY)
+    out[end + 8] = 1
+    for digit in range(10):
+        out[end + 9 + digit] = 48 + crc % 10
+        crc //= 10
+    out[end + 19] = 2
+
+
+def _record_crc_at(data: memoryview, at: int) -> int:
+    """Return the CRC that the property at `at` says; -1 when the property is another one."""
+    if load_i64(data, at) != _RECORD_CRC_KEY or data[at + 8] != 1 or data[at + 19] != 2:
+        return -1
+    crc = 0
+    digit = 9
+    while digit >= 0:
+        crc = crc * 10 + data[at + 9 + digit] - 48
+        digit -= 1
+    return crc
+
+
+def _is_intact(
+    data: memoryview, at: int, size: int, properties_size: int, body_at: int, body_size: int, check_crc: int
+) -> bool:
+    """Say whether the record at `data[at:at + size]` is what its CRCs say."""
+    own_at = at + size - RECORD_CRC_BYTES
+    if properties_size >= RECORD_CRC_BYTES and load_i64(data, own_at) == _RECORD_CRC_KEY:
+        return _record_crc_at(data, own_at) == checksum(advance(data, at), size - RECORD_CRC_BYTES)
+    if check_crc == _CRC_DEMAND:
+        return False
+    return body_size == 0 or checksum(advance(data, body_at), body_size) == load_i32(data, at + 8)
 
 
 def record_size(
@@ -338,13 +416,13 @@ def host_sizes(sys_flag: int) -> tuple[int, int]:
     return 20 if sys_flag & _BORN_HOST_V6 else 8, 20 if sys_flag & _STORE_HOST_V6 else 8
 
 
-def check_record(data: memoryview, at: int, end: int, physical_offset: int, check_crc: bool) -> int:
+def check_record(data: memoryview, at: int, end: int, physical_offset: int, check_crc: int) -> int:
     """Return the size of the record at `data[at:end]`, or minus the `ScanEnd` that says why there is none.
 
     Args:
         data: where the file's bytes start; nothing at or behind `end` is touched.
         physical_offset: the place in the log that the record must name as its own.
-        check_crc: compare the body with its CRC (an empty body has none).
+        check_crc: `CRC_NOT`, `CRC_CHECK` or `CRC_DEMAND`.
     """
     left = end - at
     if left < 8:
@@ -388,7 +466,7 @@ def check_record(data: memoryview, at: int, end: int, physical_offset: int, chec
     properties_size = load_i16(data, topic_at + topic_size)
     if properties_size < 0 or topic_at + topic_size + 2 + properties_size != record_end:
         return -ScanEnd.BAD_LENGTH
-    if check_crc and body_size > 0 and checksum(advance(data, body_at), body_size) != load_i32(data, at + 8):
+    if check_crc and not _is_intact(data, at, size, properties_size, body_at, body_size, check_crc):
         return -ScanEnd.BAD_CRC
     return size
 
@@ -400,14 +478,14 @@ def store_timestamp_at(data: memoryview, at: int) -> int:
     return load_i64(data, at + 56)
 
 
-def scan(view: Any, start: int, base_log_offset: int, check_crc: bool = True, stop: int = -1) -> Scan:
+def scan(view: Any, start: int, base_log_offset: int, check_crc: int = CRC_CHECK, stop: int = -1) -> Scan:
     """Walk the records of one file and say how far they are good.
 
     Args:
         view: one log file from its first byte to its last (the blank record must reach exactly to the end).
         start: position in `view` at which a record begins.
         base_log_offset: the log offset of the first byte of `view`.
-        check_crc: compare bodies with their CRCs.
+        check_crc: as in `check_record`.
         stop: end (with `ScanEnd.STOP`) at the first record that begins here or later; -1 = never.
     """
     data = pointer_const(memoryview(view))
@@ -431,7 +509,7 @@ def scan(view: Any, start: int, base_log_offset: int, check_crc: bool = True, st
     return Scan(at, reason, last_timestamp, records, last_start)
 
 
-def decode(view: Any, at: int, check_crc: bool = False) -> Header:
+def decode(view: Any, at: int, check_crc: int = CRC_NOT) -> Header:
     """Return the record at `view[at:]`; its body is `view[body_at:body_at + body_size]`.
 
     Raises:

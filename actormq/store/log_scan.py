@@ -53,12 +53,13 @@ class LogScan:
     scanned_bytes: int = 0
 
 
-def find_end(reader: LogReader, bases: list[int], start: int, durable_to: int, check_crc: bool) -> LogScan:
+def find_end(reader: LogReader, bases: list[int], start: int, durable_to: int, check_crc: int) -> LogScan:
     """Walk the log from `start`, where a record or a file begins, to its end.
 
     Args:
         bases: where the files begin; no gaps.
         durable_to: everything before this offset was once on the disk.
+        check_crc: as in `records.check_record`.
 
     Raises:
         StoreForeign: zeros stand where there must be records: a store that was copied in part.
@@ -111,7 +112,7 @@ def _is_one_record(reader: LogReader, start: int, end: int) -> bool:
     """Say whether [start, end) is what the record at `start` says of itself: its body alone is damaged."""
     view = reader.file(start - start % reader.file_bytes)
     at = start % reader.file_bytes
-    found = records.scan(view, at, start - at, False, at + 1)
+    found = records.scan(view, at, start - at, records.CRC_NOT, at + 1)
     return found.records == 1 and found.end == end - start + at
 
 
@@ -142,7 +143,9 @@ def next_record(reader: LogReader, bases: list[int], start: int) -> int | None:
             for candidate in _candidates(piece):
                 if (
                     candidate < _SEARCH_BYTES
-                    and records.scan(view, position + candidate, base, True, position + candidate + 1).records
+                    and records.scan(
+                        view, position + candidate, base, records.CRC_CHECK, position + candidate + 1
+                    ).records
                 ):
                     return base + position + candidate
             position += _SEARCH_BYTES

@@ -170,7 +170,7 @@ class _Recovery:
             return self._recovered(clean, mark, known, 0)
         # Only looked at so far: what is foreign is refused before anything changes.
         bounds, plan = self._plan(clean, rebuild, known)
-        found = find_end(self.reader, self.bases, plan.scan, plan.durable, self.config.check_crc_on_recover)
+        found = find_end(self.reader, self.bases, plan.scan, plan.durable, self._check_crc())
         self.notes += [str(damage) for damage in found.damages]
         self._begin(pid)
         self._remove_dead()
@@ -219,6 +219,11 @@ class _Recovery:
             notes=self.notes,
         )
 
+    def _check_crc(self) -> int:
+        if not self.config.check_crc_on_recover:
+            return records.CRC_NOT
+        return records.CRC_DEMAND if self.config.demand_record_crc else records.CRC_CHECK
+
     def _begin(self, pid: int) -> None:
         """From here on things change: a crash must find `abort`, and no end mark."""
         marks.create_abort(self.disk, self.root, pid)
@@ -242,7 +247,9 @@ class _Recovery:
         for offset in (mark.log_end, self.log.base_of(mark.log_end) + self.log.file_bytes):
             base = self.log.base_of(offset)
             if base in self.bases:
-                found = records.scan(self.reader.file(base), offset - base, base, True, offset - base + 1)
+                found = records.scan(
+                    self.reader.file(base), offset - base, base, records.CRC_CHECK, offset - base + 1
+                )
                 if found.reason not in (ScanEnd.EMPTY, ScanEnd.STOP) or found.records:
                     return False
         return self.log_min <= mark.log_end <= self.bases[-1] + self.log.file_bytes
@@ -305,7 +312,7 @@ class _Recovery:
         """Return the last file whose first record is whole, has a store time and fits; else the first."""
         for base in reversed(self.bases):
             view = self.reader.file(base)
-            if records.scan(view, 0, base, False, 1).records:
+            if records.scan(view, 0, base, records.CRC_NOT, 1).records:
                 header = records.decode(view, 0)
                 if header.store_timestamp and fits(header):
                     return base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from store_rig import (
     Memory,
     MemoryPort,
     SilentDoorbell,
+    StoreWriter,
     TornDisk,
     append,
     assert_matches,
@@ -22,6 +24,7 @@ from store_rig import (
 )
 
 from actormq.actors.writer import BATCH_BYTES, NO_ROOM, Source, Writer, store_host
+from actormq.config import FlushMode, RecordCrc
 from actormq.errors import StoreFailed
 from actormq.shm.append_port import AppendPort, Completion
 from actormq.shm.intent import IntentPage
@@ -226,6 +229,21 @@ class TestRolling:
             append(rig.clients[0], 1, body=bytes(40_000))
             rig.run()
             rig.completions()
+
+
+class TestRecordCrc:
+    @pytest.mark.parametrize(
+        ("flush", "record_crc", "has_one"),
+        [("sync", "auto", True), ("async", "auto", False), ("async", "on", True), ("sync", "off", False)],
+    )
+    def test_is_written_in_sync_mode_or_as_told(
+        self, memory: Memory, flush: str, record_crc: str, has_one: bool
+    ) -> None:
+        memory.config = replace(memory.config, flush=FlushMode(flush), record_crc=RecordCrc(record_crc))
+        writer = StoreWriter(memory)
+        done = writer.put(properties=b"TAGS\x01a\x02")
+        ((_, header, _),) = log_records(memory, done.log_end)
+        assert (b"__CRC32#\x01" in header.properties) == has_one
 
 
 class TestFailedWrite:

@@ -8,7 +8,7 @@ import pytest
 
 from actormq.cli.rocketmq_keys import BROKER_KEYS, NAMESRV_KEYS
 from actormq.cli.settings import Given, flag, load_broker, load_namesrv
-from actormq.config import BrokerConfig, FlushMode, NameServerConfig
+from actormq.config import BrokerConfig, FlushMode, NameServerConfig, RecordCrc
 from actormq.errors import ConfigError
 
 ROOT = {"store.root": Given(Path("/data"), "--data-dir")}
@@ -94,6 +94,8 @@ storePathCommitLog = /srv/rmq/commitlog
 mapedFileSizeCommitLog = 134217728
 mapedFileSizeConsumeQueue = 300000
 autoCreateTopicEnable = false
+enabledAppendPropCRC = true
+forceVerifyPropCRC = true
 serverChannelMaxIdleTimeSeconds = 60
 aclEnable = false
 haListenPort = 10912
@@ -108,6 +110,7 @@ def test_a_broker_conf_is_read_as_it_is(tmp_path: Path) -> None:
     assert (config.name, config.cluster, config.advertised_host) == ("broker-x", "DefaultCluster", "10.0.0.9")
     assert config.namesrv_addrs == ("10.0.0.1:9876", "10.0.0.2:9876")
     assert (config.store.root, config.store.flush) == (Path("/srv/rmq"), FlushMode.SYNC)
+    assert (config.store.record_crc, config.store.demand_record_crc) == (RecordCrc.ON, True)
     assert (config.store.retention_hours, config.store.delete_when) == (48, "04")
     assert (config.store.log_file_bytes, config.store.queue_file_entries) == (134_217_728, 15_000)
     assert (config.gateway.port, config.gateway.host) == (20911, "10.0.0.9")

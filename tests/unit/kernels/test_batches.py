@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from typing import Any
@@ -46,6 +47,7 @@ class Rig:
         request_capacity: int = 1 << 18,
         completion_capacity: int = 4096,
         turned: int = 0,
+        record_crc: bool = False,
     ) -> None:
         self.kernel = kernel
         self.requests = new_ring(request_capacity, turned)
@@ -63,6 +65,7 @@ class Rig:
             file_bytes=FILE_BYTES,
             batch_bytes=batch_bytes,
             read_log=lambda offset, size: self.log.get(offset),
+            record_crc=record_crc,
         )
         self.head = self.tail = turned
         self.begin()
@@ -132,8 +135,11 @@ def naive_record(
     queue_offset: int,
     log_offset: int,
     store_host: bytes,
+    record_crc: bool = False,
 ) -> bytes:
-    """One record by the book (storage reference §2.1)."""
+    """One record by the book (storage reference §2.1, §2.4)."""
+    if record_crc:
+        properties += (b"\x02" if properties and not properties.endswith(b"\x02") else b"") + bytes(20)
     asked = unpack_request(memoryview(entry))
     sys_flag = asked.sys_flag & ~0x30
     sys_flag |= (0x10 if len(asked.born_host) == 20 else 0) | (0x20 if len(store_host) == 20 else 0)
@@ -153,26 +159,33 @@ def naive_record(
     )
     crc = zlib.crc32(body) & 0x7FFFFFFF if body else 0
     magic = 0xDAA320A7 if len(topic) <= 127 else 0xDAA320AB
-    return (
-        struct.pack(
-            ">iIiiiqqiq", 48 + len(tail), magic, crc, asked.queue_id, flag, queue_offset, log_offset,
-            sys_flag, asked.born_timestamp,
-        )
-        + tail
-    )  # fmt: skip
+    record = struct.pack(
+        ">iIiiiqqiq", 48 + len(tail), magic, crc, asked.queue_id, flag, queue_offset, log_offset, sys_flag,
+        asked.born_timestamp,
+    ) + tail  # fmt: skip
+    if record_crc:
+        digits = b"%010d" % (zlib.crc32(record[:-20]) & 0x7FFFFFFF)
+        record = record[:-20] + b"__CRC32#\x01" + digits[::-1] + b"\x02"
+    return record
+
+
+def without_crc(properties: bytes) -> bytes:
+    """Properties without what claims to be a record's CRC."""
+    items = re.findall(rb"[^\x02]*\x02|[^\x02]+\Z", properties)
+    return b"".join(one for one in items if not one.startswith(b"__CRC32#\x01"))
 
 
 def naive_items(entry: bytes) -> list[tuple[bytes, bytes, int]]:
     """(body, properties, flag) of the messages in a well-formed request."""
     asked = unpack_request(memoryview(entry))
+    own = without_crc(bytes(asked.properties))
     if asked.kind != 2:
-        return [(bytes(asked.body), bytes(asked.properties), asked.flag)]
+        return [(bytes(asked.body), own, asked.flag)]
     found = []
     body, at = bytes(asked.body), 0
-    own = bytes(asked.properties)
     while at < len(body):
         size, _, _, flag, length = struct.unpack_from(">iiiii", body, at)
-        properties = body[at + 22 + length : at + size]
+        properties = without_crc(body[at + 22 + length : at + size])
         between = b"\x02" if own and properties and not properties.endswith(b"\x02") else b""
         found.append((body[at + 20 : at + 20 + length], properties + between + own, flag))
         at += size
@@ -182,7 +195,8 @@ def naive_items(entry: bytes) -> list[tuple[bytes, bytes, int]]:
 class NaiveWriter:
     """Takes one request after the other."""
 
-    def __init__(self, store_host: bytes, log_start: int) -> None:
+    def __init__(self, store_host: bytes, log_start: int, record_crc: bool) -> None:
+        self.record_crc = record_crc
         self.store_host = store_host
         self.log_start = log_start
         self.log = b""
@@ -195,8 +209,9 @@ class NaiveWriter:
         first = 0 if prepared else self.next[asked.row]
         items = naive_items(entry)
         for number, (body, properties, flag) in enumerate(items):
+            at = self.log_start + len(self.log)
             self.log += naive_record(
-                entry, body, properties, flag, first + number, self.log_start + len(self.log), self.store_host
+                entry, body, properties, flag, first + number, at, self.store_host, self.record_crc
             )
         if not prepared:
             self.next[asked.row] += len(items)
@@ -206,7 +221,17 @@ class NaiveWriter:
 
 
 hosts = st.sampled_from([HOST, HOST_V6])
-texts = st.sampled_from([b"", b"KEYS\x01k\x02", b"TAGS\x01a", b"A\x01\xc3\xa4\x02B\x012\x02"])
+texts = st.sampled_from(
+    [
+        b"",
+        b"KEYS\x01k\x02",
+        b"TAGS\x01a",
+        b"A\x01\xc3\xa4\x02B\x012\x02",
+        b"__CRC32#\x012147483647\x02",
+        b"A\x01#\x02__CRC32#\x010000000000\x02X__CRC32#\x01kept\x02__CRC32#\x02",
+        b"A\x011\x02__CRC32#\x01cut",
+    ]
+)
 singles = st.builds(
     request,
     st.integers(0, 2**64 - 1),
@@ -244,14 +269,15 @@ batches = st.builds(
     store_host=hosts,
     turned=st.integers(0, 600).map(lambda n: n * 8),
     log_start=st.integers(0, 2**50),
+    record_crc=st.booleans(),
 )
 def test_encodes_like_a_naive_writer(
-    kernel: Any, entries: list[bytes], store_host: bytes, turned: int, log_start: int
+    kernel: Any, entries: list[bytes], store_host: bytes, turned: int, log_start: int, record_crc: bool
 ) -> None:
     """Whatever is asked for, records and completions are those of a writer that takes one after the other."""
-    rig = Rig(kernel, store_host=store_host, turned=turned)
+    rig = Rig(kernel, store_host=store_host, turned=turned, record_crc=record_crc)
     rig.begin(log_start, log_start + FILE_BYTES)
-    naive = NaiveWriter(store_host, log_start)
+    naive = NaiveWriter(store_host, log_start, record_crc)
     for entry in entries:
         assert rig.producer.try_push(entry)
     expected = [naive.append(entry) for entry in entries]
@@ -335,6 +361,15 @@ class TestRefusals:
             -1,
         )
         assert (stored.status, stored.log_offset, stored.queue_offset) == (0, 0, 100)
+
+    def test_a_records_crc_needs_its_room(self, kernel: Any) -> None:
+        """Its 20 bytes, and a 0x02 that the properties lack, count as properties."""
+        rig = Rig(kernel, record_crc=True, batch_bytes=1 << 20)
+        for extra, closed in ((0, b"\x02"), (1, b"\x02"), (-1, b""), (0, b"")):
+            size = 32_767 - 20 + extra
+            rig.producer.try_push(request(properties=b"k\x01".ljust(size - len(closed), b"v") + closed))
+            rig.take()
+        assert [done.status for done in rig.answers()] == [0, 2, 0, 2]
 
     def test_largest_body_is_stored(self, kernel: Any) -> None:
         rig = Rig(kernel, batch_bytes=4096)

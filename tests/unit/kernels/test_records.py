@@ -216,6 +216,43 @@ def test_scan_compares_the_crc_when_asked(records: Any) -> None:
     assert records.scan(log, 0, 0, False).reason == records.ScanEnd.BLANK
 
 
+def with_crc(**fields: Any) -> bytes:
+    """A record with the property that is its own CRC (storage reference §2.4)."""
+    whole = {
+        "queue_id": 1, "queue_offset": 2, "physical_offset": 0, "store_timestamp": 4, "store_host": V4,
+        "topic": b"topic", "body": b"body", "properties": b"A\x01b\x02", "flag": 0, "sys_flag": 0,
+        "born_timestamp": 5, "born_host": V6, "reconsume_times": 0, "prepared_offset": 0,
+    } | fields  # fmt: skip
+    record = packed(whole | {"properties": whole["properties"] + bytes(20)})[:-20]
+    return record + b"__CRC32#\x01" + (b"%010d" % (zlib.crc32(record) & 0x7FFFFFFF))[::-1] + b"\x02"
+
+
+@both
+def test_a_record_is_compared_with_its_own_crc(records: Any) -> None:
+    """No bit of it may be another one, except in the name that says that it is a CRC."""
+    whole = bytearray(with_crc())
+    assert records.scan(whole, 0, 0).records == 1
+    key = range(len(whole) - 20, len(whole) - 12)
+    for at in range(len(whole)):
+        for bit in range(8):
+            whole[at] ^= 1 << bit
+            if at not in key:
+                assert records.scan(whole, 0, 0).records == 0, at
+            assert records.scan(whole, 0, 0, records.CRC_DEMAND).records == 0, at
+            whole[at] ^= 1 << bit
+    assert records.scan(whole, 0, 0, records.CRC_DEMAND).records == 1
+
+
+@both
+@given(fields=FIELDS)
+def test_the_crc_of_any_record(records: Any, fields: dict[str, Any]) -> None:
+    """Whatever it has; a record without is as good as its body, unless one is demanded."""
+    place = fields["physical_offset"]
+    assert records.scan(with_crc(**fields), 0, place, records.CRC_DEMAND).records == 1
+    assert records.scan(packed(fields), 0, place).records == 1
+    assert records.scan(packed(fields), 0, place, records.CRC_DEMAND).reason == records.ScanEnd.BAD_CRC
+
+
 @both
 def test_decode_refuses_what_is_no_record(records: Any) -> None:
     log, _ = write_log(records, count=1)
@@ -251,7 +288,7 @@ def test_compiled_and_uncompiled_agree(noise: bytes, fields: dict[str, Any], dat
     for _ in range(data.draw(st.integers(0, 2))):
         log[data.draw(st.integers(0, len(log) - 1))] = data.draw(st.integers(0, 255))
     view = memoryview(log).toreadonly()
-    for check_crc in (False, True):
+    for check_crc in (PURE.CRC_NOT, PURE.CRC_CHECK, PURE.CRC_DEMAND):
         assert COMPILED.scan(view, 0, 0, check_crc) == PURE.scan(view, 0, 0, check_crc)
     answers = []
     for records in KERNELS:

@@ -20,7 +20,9 @@ from faults.small_store import (
     read_log,
     small_config,
 )
+from store_rig import Memory, StoreWriter
 
+from actormq.config import FlushMode
 from actormq.errors import StoreForeign
 from actormq.kernels import records
 from actormq.store import checkpoint, marks, tables
@@ -171,6 +173,34 @@ def test_damage_before_what_was_durable_is_passed_over_and_named() -> None:
     reader = QueueFiles(disk, ROOT / "consumequeue", config.queue_file_entries)
     assert {queue: extent.max for queue, extent in found.queues.items()} == {("t", 0): 10, ("t", 1): 10}
     assert reader.bases("t", 0) == [0]
+
+
+def test_damage_outside_the_body_is_seen_where_records_have_crcs(tmp_path: Path) -> None:
+    """A letter of a topic: the body's CRC knows nothing of it."""
+    memory = Memory(tmp_path)
+    memory.config = replace(memory.config, flush=FlushMode.SYNC)
+    memory.log_files().create(0)
+    memory.add_topic("topic")
+    writer = StoreWriter(memory)
+    done = [writer.put(body=b"body", properties=b"A\x01b\x02") for _ in range(3)]
+    file = tmp_path / "commitlog" / file_name(0)
+    log = bytearray(file.read_bytes())
+    assert records.decode(log, done[1].log_offset).properties.startswith(b"A\x01b\x02__CRC32#\x01")
+    log[log.index(b"topic", done[1].log_offset)] ^= 1
+    file.write_bytes(log)
+    found = recover(memory.disk, memory.config, wall_ms=BASE_MS, pid=1, delay_ms=DELAYS)
+    assert found.log_end == done[1].log_offset
+
+
+def test_a_crc_may_be_demanded() -> None:
+    """As RocketMQ's forceVerifyPropCRC: then records without one are damaged."""
+    disk = MemoryDisk()
+    store = fill(disk, 3)
+    known = replace(store.known, queues_flushed=0, index_flushed=0)
+    checkpoint.write(disk, ROOT / checkpoint.NAME, known)
+    found = again(disk, small_config(demand_record_crc=True))
+    assert "BAD_CRC" in found.notes[0]
+    assert {extent.max for extent in found.queues.values()} == {0}
 
 
 @pytest.mark.parametrize("zeros", [0, 150_000])
