@@ -26,6 +26,15 @@ _ROLES_BYTE: Final = 1
 SURVIVORS_WAIT_MS: Final = 2_000
 
 
+def owners(root: Path) -> list[int]:
+    """Return the processes that hold a store, as far as the system tells; its lock is not touched."""
+    try:
+        status = os.stat(root / LOCK_NAME)
+    except OSError:
+        return []
+    return _pids_from_proc(status, _SUPERVISOR_BYTE)
+
+
 class StoreLock:
     """The lock file of one folder, opened once: closing any descriptor of it would drop our locks.
 

@@ -25,6 +25,7 @@ NOUNS: Final = {
     "send": "Send messages, from the command line, a file or standard input.",
     "consume": "Print messages as they come.",
     "status": "Show every role with its process, CPU and memory, the positions, and the lag between them.",
+    "store": "Look at a store's files: inspect, verify.",
     "bench": "Measure a running broker: produce, consume, latency.",
 }
 """`actormq.cli.<noun>` has a Typer called ``app``, or one command named like the noun."""

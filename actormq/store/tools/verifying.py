@@ -1,0 +1,240 @@
+"""Is the store whole?  Every record, and log against queues, index, checkpoint and offsets, both ways.
+
+Nothing is changed, and a broker may work beside: what it has not promised to be there yet (`Trust`) is
+counted as waiting, not as damage.  Comparisons run over whole stretches; single entries are looked at where
+two stretches differ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from actormq.errors import StoreForeign
+from actormq.kernels import records
+from actormq.kernels.records import ScanEnd
+from actormq.store import tables
+from actormq.store.disk import Disk
+from actormq.store.queue_bounds import queues_on_disk
+from actormq.store.tools.index_check import IndexCheck
+from actormq.store.tools.layout import Layout
+from actormq.store.tools.queue_check import QueueCheck
+from actormq.store.tools.report import Finding, Report
+from actormq.store.tools.trust import Trust, read_trust
+from actormq.store.tools.walking import BadPlace, Dispatching, Log, Piece, Progress, Queue, no_progress
+
+_REASONS: Final = {
+    ScanEnd.EMPTY: "zeros where a record must be",
+    ScanEnd.BAD_SIZE: "its size is impossible",
+    ScanEnd.BAD_MAGIC: "no record begins there",
+    ScanEnd.BAD_LENGTH: "its parts do not add up to its size",
+    ScanEnd.BAD_PLACE: "it belongs to another place in the log",
+    ScanEnd.BAD_CRC: "its content does not fit its CRC",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Verdict:
+    """What `verify` saw."""
+
+    trust: Trust
+    report: Report
+    log_min: int
+    log_end: int = 0
+    log_files: int = 0
+    records: int = 0
+    last_store_timestamp: int = 0
+    queues: dict[Queue, int] = field(default_factory=dict)
+    """Records of each queue in the log."""
+    index_entries: int = 0
+    waiting: Counter[str] = field(default_factory=Counter)
+    """What the broker, or the next start, still has to do: by kind, how much of it."""
+
+    @property
+    def whole(self) -> bool:
+        return not self.report.counts
+
+
+def verify(
+    disk: Disk,
+    layout: Layout,
+    *,
+    delay_ms: list[int],
+    progress: Progress = no_progress,
+    findings_max: int = 100,
+) -> Verdict:
+    """Look at everything.
+
+    Args:
+        delay_ms: of delay levels 1, 2, …
+        findings_max: so many are described; all are counted.
+
+    Raises:
+        StoreForeign: the checkpoint or the index is none.
+        OSError: the disk cannot be read.
+    """
+    return _Verification(disk, layout, delay_ms, progress, findings_max).run()
+
+
+class _Verification:
+    def __init__(
+        self, disk: Disk, layout: Layout, delay_ms: list[int], progress: Progress, findings_max: int
+    ) -> None:
+        self.disk = disk
+        self.layout = layout
+        self.progress = progress
+        self.report = Report(findings_max)
+        # Before anything of the store: what grows meanwhile is then ahead of them, never behind.
+        stored = {name: self._table(name) for name in tables.FILES}
+        self.offsets = stored[tables.CONSUMER_OFFSETS]
+        self.log = Log(disk, layout)
+        self.trust = read_trust(disk, layout, self.log)
+        deleted = tables.deleted_topics(stored[tables.DELETED_TOPICS])
+        self.dispatching = Dispatching(delay_ms, deleted)
+        self.verdict = Verdict(
+            trust=self.trust, report=self.report, log_min=self.log.min, log_files=len(self.log.bases)
+        )
+        known = tables.topic_names(stored[tables.TOPICS]) if stored[tables.TOPICS] is not None else None
+        found = queues_on_disk(disk, layout.queues)
+        unchecked = _batch_topics(stored[tables.TOPICS])
+        self.queues = QueueCheck(disk, layout, self.trust, self.report, known, found, deleted, unchecked)
+        self.index = IndexCheck(disk, layout, self.trust, self.report, self.log.min)
+
+    def _table(self, name: str) -> tables.Table | None:
+        path = self.layout.root / tables.FOLDER / name
+        try:
+            return tables.load(self.disk, path)
+        except StoreForeign as error:
+            self.report.add(Finding(kind="config.unreadable", file=str(path), what=error.remark))
+            return None
+
+    def run(self) -> Verdict:
+        for path, what in self.log.complaints:
+            self.report.add(Finding(kind="log.file", file=str(path), what=what))
+        try:
+            self._walk()
+            self.queues.finish(self._lowest(), self.verdict.log_end)
+            self.index.finish(self.verdict.log_end)
+        finally:
+            self.queues.close()
+        self._check_ends()
+        self._check_offsets()
+        verdict = self.verdict
+        verdict.queues = self.queues.counts()
+        verdict.index_entries = self.index.entries
+        verdict.waiting["queue entries"] = self.queues.waiting
+        verdict.waiting["index keys"] = self.index.waiting
+        return verdict
+
+    def _lowest(self) -> int:
+        """Return where the log begins now: retention may have worked meanwhile."""
+        self.log.refresh()
+        return self.log.min
+
+    def _walk(self) -> None:
+        begin = end = self.log.min
+        for found in self.log.walk(begin, self.log.top):
+            self.progress(end - begin, self.log.top - begin)
+            if isinstance(found, Piece):
+                self._compare(found)
+                end = found.end
+                continue
+            end = found.start
+            if self._is_end(found):
+                break
+            self._damaged(found)
+        self.verdict.log_end = end
+        self.progress(self.log.top - begin, self.log.top - begin)
+
+    def _compare(self, piece: Piece) -> None:
+        self.verdict.records += piece.records
+        self.verdict.last_store_timestamp = piece.last_store_timestamp
+        for made in self.dispatching.pieces(piece):
+            for row, first, entries in made.runs:
+                queue = self.dispatching.queues[row]
+                if queue is not None and first >= 0:
+                    self.queues.compare(queue, *self.dispatching.living(queue, first, entries))
+            self.index.compare(made.keys, piece.base + made.end)
+
+    def _is_end(self, bad: BadPlace) -> bool:
+        """Say whether the log simply ends here: nothing follows, or nothing that anybody has promised."""
+        if bad.start < self.trust.log:
+            return False
+        if bad.end is None and bad.reason == ScanEnd.EMPTY:
+            return True
+        # RocketMQ leaves what lay behind a cut; it is no record, or the log would go on with it.
+        if self.trust.clean and (self.trust.checkpoint.ours or bad.end is not None):
+            return False
+        self.verdict.waiting["torn tails"] += 1
+        return True
+
+    def _damaged(self, bad: BadPlace) -> None:
+        header = _header_at(self.log, bad.start)
+        until = "nothing follows" if bad.end is None else f"the log goes on at {bad.end}"
+        self.report.add(
+            Finding(
+                kind="log.record",
+                file=str(self.layout.log / bad.file),
+                what=f"{_REASONS.get(bad.reason, bad.reason.name)}; {until}",
+                log_offset=bad.start,
+                topic=header.topic.decode("utf-8", "replace") if header else None,
+                queue_id=header.queue_id if header else None,
+                queue_offset=header.queue_offset if header else None,
+            )
+        )
+
+    def _check_ends(self) -> None:
+        known, end = self.trust.checkpoint, self.verdict.log_end
+        path = self.layout.root / "checkpoint"
+        for name in ("log_flushed", "queues_flushed", "index_flushed"):
+            if known.ours and getattr(known, name) > end:
+                what = f"it says that {name} is {getattr(known, name)}, but the log ends at {end}"
+                self.report.add(Finding(kind="checkpoint", file=str(path), what=what))
+        mark = self.trust.mark
+        if mark is not None and mark.log_end != end:
+            what = f"it says that the log ends at {mark.log_end}, but it ends at {end}"
+            self.report.add(Finding(kind="end-mark", file=str(self.layout.root / "actormq.clean"), what=what))
+
+    def _check_offsets(self) -> None:
+        path = self.layout.root / tables.FOLDER / tables.CONSUMER_OFFSETS
+        ends = self.queues.ends()
+        for group, topic, queue_id, offset in _offsets(self.offsets):
+            end = ends.get((topic, queue_id))
+            if offset < 0 or (end is not None and self.trust.clean and offset > end):
+                what = f"group {group} has committed {offset}, but the queue ends at {end}"
+                self.report.add(
+                    Finding(kind="offset", file=str(path), what=what, topic=topic, queue_id=queue_id)
+                )
+
+
+def _header_at(log: Log, log_offset: int) -> records.Header | None:
+    """Return what a damaged record says of itself, where that can be read at all."""
+    base = log_offset - log_offset % log.layout.log_file_bytes
+    try:
+        return records.decode(log.reader.file(base), log_offset - base)
+    except ValueError:
+        return None
+
+
+def _batch_topics(topics: tables.Table | None) -> set[str]:
+    """Return the topics whose queues are batch queues, in another folder."""
+    found = (topics or {}).get("topicConfigTable") or {}
+    return {
+        name
+        for name, value in found.items()
+        if isinstance(value, dict)
+        and str((value.get("attributes") or {}).get("queue.type", "")).lower() == "batchcq"
+    }
+
+
+def _offsets(table: Mapping[str, Any] | None) -> list[tuple[str, str, int, int]]:
+    """Return (group, topic, queue id, offset) of everything committed that can be read."""
+    found = []
+    for key, offsets in ((table or {}).get("offsetTable") or {}).items():
+        topic, _, group = key.partition("@")
+        for queue, offset in offsets.items() if isinstance(offsets, dict) else ():
+            if isinstance(offset, int) and queue.isdigit():
+                found.append((group, topic, int(queue), offset))
+    return found
