@@ -1,4 +1,4 @@
-"""`actormq store` on the store of a real broker, while it works, after it was killed, after it has stopped."""
+"""`actormq store` on the store of a real broker: while it works, when it was killed, when it has stopped."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ def test_exit_codes(tmp_path: Path) -> None:
         file.write(b"?")
     shown = store("verify", root, code=1)
     assert f"log.record: {log} at log offset 0 (orders, queue " in shown
-    assert "damaged: 1 log.record, 1 queue.stray" in shown
+    assert "damaged: 1 log.record, 1 index.stray, 1 queue.stray" in shown
     assert json.loads(store("verify", root, "--json", code=1))["damage"]["log.record"] == 1
     assert "orders" in store("inspect", root)

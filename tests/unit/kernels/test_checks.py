@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
-import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_twins import each_of, twins
 
-from actormq import kernels
 from actormq.kernels import queues
 
-
-def _pure() -> ModuleType:
-    """Import the .py file (and the one that it uses) beside the compiled one."""
-    names = ["actormq.kernels.checks", "actormq.kernels.records"]
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.meta_path.insert(0, kernels.PureFinder)
-    try:
-        return importlib.import_module(names[0])
-    finally:
-        sys.meta_path.remove(kernels.PureFinder)
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(kept)
-
-
-PURE = _pure()
-COMPILED = importlib.import_module("actormq.kernels.checks")
-MODES = [PURE] if COMPILED.__file__ == PURE.__file__ else [PURE, COMPILED]
-both = pytest.mark.parametrize("checks", MODES, ids=["python", "compiled"][: len(MODES)])
+KERNELS = twins("checks")
+both = each_of(KERNELS, "checks")
 
 SLOTS, ENTRIES = 7, 60
 ENTRIES_AT = 40 + SLOTS * 4
