@@ -42,6 +42,7 @@ from actormq.config import BrokerConfig, FlushMode, GatewayConfig
 from actormq.shm.positions import SLOT_OF, Position, RoleCell, RoleState, slot_of
 from actormq.shm.ring import RingProducer
 from actormq.shm.tables import TablesReader
+from actormq.store import record
 from actormq.store.disk import RealDisk
 from actormq.wire import frame
 from actormq.wire.command import RemotingCommand, Serialize
@@ -311,6 +312,7 @@ class Rig:
 
     def step(self) -> None:
         """One turn of every role."""
+        self.gateway._run_calls()
         self.gateway.on_batch()
         now_ns = self.clock.monotonic_ns()
         due_ns = self.gateway.wake_at_ns()
@@ -438,3 +440,13 @@ def pull_request(
         "expressionType": "TAG",
     }
     return RemotingCommand.request(11, {**fields, **more})
+
+
+def records_of(body: bytes | memoryview) -> list[record.Record]:
+    found = []
+    view, at = memoryview(body), 0
+    while at < len(view):
+        one = record.decode(view, at, check_crc=True)
+        found.append(one)
+        at += one.size
+    return found

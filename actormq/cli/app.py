@@ -24,6 +24,7 @@ NOUNS: Final = {
     "group": "Consumer groups: list, lag.",
     "send": "Send messages, from the command line, a file or standard input.",
     "consume": "Print messages as they come.",
+    "message": "Look at single messages: by id, by key, by time.",
     "status": "Show every role with its process, CPU and memory, the positions, and the lag between them.",
     "store": "Look at a store's files: inspect, verify.",
     "bench": "Measure a running broker: produce, consume, latency.",

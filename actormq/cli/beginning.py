@@ -40,13 +40,19 @@ class Beginning:
 
         if text in ("earliest", "latest"):
             return cls(StartFrom.FIRST if text == "earliest" else StartFrom.LAST)
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise ConfigError(
-                f"--from {text!r} must be earliest, latest or like 2026-11-22T14:30:00"
-            ) from None
-        return cls(StartFrom.TIMESTAMP, round(moment.timestamp() * 1000))
+        return cls(StartFrom.TIMESTAMP, moment_ms("--from", text, "earliest, latest or "))
+
+
+def moment_ms(option: str, text: str, others: str = "") -> int:
+    """Return the time that an option says, as ISO 8601 has it.
+
+    Raises:
+        ConfigError: it is none; `others` are the words that would do, too.
+    """
+    try:
+        return round(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        raise ConfigError(f"{option} {text!r} must be {others}like 2026-11-22T14:30:00") from None
 
 
 def begin_at(namesrv: str, group: str, topic: str, beginning: Beginning) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from actormq.cli.options import NAMESRV_DEFAULT, Json, Namesrv, client_url, examples
-from actormq.cli.output import print_json
+from actormq.cli.output import message_json, print_json
 
 if TYPE_CHECKING:
     from actormq.client.received import ReceivedMessage
@@ -114,29 +113,7 @@ class _Stop:
 
 def _print(message: ReceivedMessage, as_json: bool) -> None:
     if as_json:
-        print_json(_as_json(message))
+        print_json(message_json(message))
     else:
         sys.stdout.buffer.write(message.body + b"\n")
         sys.stdout.buffer.flush()
-
-
-def _as_json(message: ReceivedMessage) -> dict[str, Any]:
-    """Return everything of a message; a body that is no UTF-8 text is given in base64."""
-    value: dict[str, Any] = {
-        "topic": message.topic,
-        "broker": message.queue.broker_name,
-        "queue": message.queue.queue_id,
-        "offset": message.queue_offset,
-        "message_id": message.message_id,
-        "tags": message.tags,
-        "keys": message.keys,
-        "properties": message.properties,
-        "born_timestamp_ms": message.born_timestamp_ms,
-        "store_timestamp_ms": message.store_timestamp_ms,
-        "reconsume_times": message.reconsume_times,
-    }
-    try:
-        value["body"] = message.body.decode()
-    except UnicodeDecodeError:
-        value["body_base64"] = base64.b64encode(message.body).decode()
-    return value

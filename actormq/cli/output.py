@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from actormq.wire import json
+
+if TYPE_CHECKING:
+    from actormq.client.received import ReceivedMessage
 
 
 def print_json(value: object) -> None:
@@ -50,3 +55,25 @@ def _print_plain(columns: Sequence[str], cells: Sequence[Sequence[str]], right: 
 def say(sentence: str) -> None:
     """Tell the person something that is no result."""
     print(sentence, file=sys.stderr, flush=True)
+
+
+def message_json(message: ReceivedMessage) -> dict[str, Any]:
+    """Return everything of a message; a body that is no UTF-8 text is given in base64."""
+    value: dict[str, Any] = {
+        "topic": message.topic,
+        "broker": message.queue.broker_name,
+        "queue": message.queue.queue_id,
+        "offset": message.queue_offset,
+        "message_id": message.message_id,
+        "tags": message.tags,
+        "keys": message.keys,
+        "properties": message.properties,
+        "born_timestamp_ms": message.born_timestamp_ms,
+        "store_timestamp_ms": message.store_timestamp_ms,
+        "reconsume_times": message.reconsume_times,
+    }
+    try:
+        value["body"] = message.body.decode()
+    except UnicodeDecodeError:
+        value["body_base64"] = base64.b64encode(message.body).decode()
+    return value

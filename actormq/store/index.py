@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +46,7 @@ _ENTRIES_A_STEP: Final = 500_000
 _STEPS_A_ROUND: Final = 16
 """After so many steps the slots are given back, too.  Each page of them costs two faults when it comes again,
 and keys touch all of them soon: given back in each step this was a fifth of the cost of a key."""
-_NEXT_NUMBER: Final = struct.Struct(">i")
+_NUMBER: Final = struct.Struct(">i")
 _NEXT_NUMBER_AT: Final = 36
 CHAIN_STEPS_MAX: Final = 100_000
 """A longer chain is not walked to its end: millions of messages with one key, or damage."""
@@ -60,6 +63,9 @@ class IndexHeader:
     slots_used: int
     next_number: int
     """Number of the next entry; entries are counted from 1."""
+
+
+EMPTY: Final = IndexHeader(0, 0, 0, 0, 0, 1)
 
 
 def file_bytes(slots: int, entries_max: int) -> int:
@@ -187,7 +193,7 @@ class IndexWriter:
 
     def _next_number(self) -> int:
         """As in the header, which takes longer to read as a whole."""
-        (number,) = _NEXT_NUMBER.unpack_from(self._view, _NEXT_NUMBER_AT)
+        (number,) = _NUMBER.unpack_from(self._view, _NEXT_NUMBER_AT)
         return max(1, int(number))
 
     def _forget(self, next_number: int) -> None:
@@ -213,7 +219,7 @@ class IndexWriter:
     @property
     def header(self) -> IndexHeader:
         """The newest file's header; all zeros (next number 1) without a file."""
-        return read_header(self._view) if len(self._view) else IndexHeader(0, 0, 0, 0, 0, 1)
+        return read_header(self._view) if len(self._view) else EMPTY
 
     def sync(self) -> None:
         """Make the newest file durable."""
@@ -230,81 +236,100 @@ class IndexWriter:
 
 
 class IndexReader:
-    """Looks keys up in all index files; keeps a map of each.
+    """Looks keys up in all index files, while others may be writing the newest.
 
     Args:
         folder, slots, entries_max: as for `IndexWriter`.
+        read: how (descriptor, bytes, position) is read; what it raises, a query raises.
     """
 
-    def __init__(self, disk: Disk, folder: Path, slots: int, entries_max: int) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        folder: Path,
+        slots: int,
+        entries_max: int,
+        read: Callable[[int, int, int], bytes] | None = None,
+    ) -> None:
         self.disk = disk
         self.folder = folder
         self.slots = slots
         self.entries_max = entries_max
         self.size = file_bytes(slots, entries_max)
-        self._maps: dict[str, memoryview] = {}
+        self._read = read or disk.pread
 
-    def _files(self) -> list[memoryview]:
-        """Return the files, newest first."""
-        names = list_files(self.disk, self.folder, self.size)
-        for gone in self._maps.keys() - set(names):
-            del self._maps[gone]
-        for name in names:
-            if name not in self._maps:
-                fd = self.disk.open(self.folder / name, write=False)
-                self._maps[name] = self.disk.map_read(fd, self.size)
-                self.disk.close(fd)
-        return [self._maps[name] for name in reversed(names)]
+    def _names(self) -> list[str]:
+        """Return the files' names, newest first."""
+        while True:
+            try:
+                return list_files(self.disk, self.folder, self.size)[::-1]
+            except FileNotFoundError:  # the cleaner removes the oldest ones meanwhile
+                continue
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[int, IndexHeader]]:
+        """Open a file; without entries where it is gone: the cleaner was here."""
+        try:
+            fd = self.disk.open(self.folder / name, write=False)
+        except FileNotFoundError:
+            yield -1, EMPTY
+            return
+        try:
+            yield fd, read_header(self._read(fd, HEADER.size, 0))
+        finally:
+            self.disk.close(fd)
+
+    def reached(self) -> tuple[int, int]:
+        """Return (store time, log offset) of the last message that has a key here; zeros without one."""
+        for name in self._names()[:1]:
+            with self._opened(name) as (_, header):
+                return header.end_timestamp, header.end_offset
+        return 0, 0
 
     def query(self, topic: str, key: str, begin_ms: int, end_ms: int, messages_max: int) -> list[int]:
-        """Return log offsets of messages that may have this key, newest first, without repetition.
+        """Return the first `messages_max` of `candidates`."""
+        return list(islice(self.candidates(topic, key, begin_ms, end_ms), messages_max))
+
+    def candidates(self, topic: str, key: str, begin_ms: int, end_ms: int) -> Iterator[int]:
+        """Yield log offsets of messages that may have this key, newest first, without repetition.
 
         Args:
             begin_ms, end_ms: store times, both included (to the second: entries keep no more).
-            messages_max: stop after so many.
         """
         wanted = key_hash(topic, key)
-        found: dict[int, None] = {}
-        for view in self._files():
-            header = read_header(view)
-            if (
-                header.next_number > 1
-                and header.begin_timestamp <= end_ms
-                and header.end_timestamp >= begin_ms
-            ):
-                self._walk(view, header, wanted, begin_ms, end_ms, messages_max, found)
-            if header.begin_timestamp < begin_ms or len(found) >= messages_max:
-                break
-        return list(found)
-
-    def _walk(
-        self,
-        view: memoryview,
-        header: IndexHeader,
-        wanted: int,
-        begin_ms: int,
-        end_ms: int,
-        messages_max: int,
-        found: dict[int, None],
-    ) -> None:
-        """Follow the chain of `wanted` in one file; a link that does not lead to an older entry ends it."""
-        entries_at = INDEX_HEADER_BYTES + self.slots * INDEX_SLOT_BYTES
-        (number,) = struct.unpack_from(
-            ">i", view, INDEX_HEADER_BYTES + wanted % self.slots * INDEX_SLOT_BYTES
-        )
-        bound = min(header.next_number, self.entries_max)
-        for _ in range(CHAIN_STEPS_MAX):
-            if not 0 < number < bound or len(found) >= messages_max:
+        seen: set[int] = set()
+        for name in self._names():
+            with self._opened(name) as (fd, header):
+                if (
+                    header.next_number > 1
+                    and header.begin_timestamp <= end_ms
+                    and header.end_timestamp >= begin_ms
+                ):
+                    for log_offset in self._walk(fd, header.begin_timestamp, wanted, begin_ms, end_ms):
+                        if log_offset not in seen:
+                            seen.add(log_offset)
+                            yield log_offset
+            if header.begin_timestamp < begin_ms and fd >= 0:
                 return
-            hashed, log_offset, seconds, previous = _ENTRY.unpack_from(
-                view, entries_at + number * INDEX_ENTRY_BYTES
-            )
-            stored_ms = header.begin_timestamp + seconds * 1000
+
+    def _walk(self, fd: int, file_begin_ms: int, wanted: int, begin_ms: int, end_ms: int) -> Iterator[int]:
+        """Follow the chain of `wanted` in one file; a link that does not lead to an older entry ends it."""
+        slot_at = INDEX_HEADER_BYTES + wanted % self.slots * INDEX_SLOT_BYTES
+        entries_at = INDEX_HEADER_BYTES + self.slots * INDEX_SLOT_BYTES
+        (number,) = _NUMBER.unpack(self._read(fd, _NUMBER.size, slot_at))
+        # Not the header's number: a slot may be newer than the header that was read.
+        bound = self.entries_max
+        for _ in range(CHAIN_STEPS_MAX):
+            if not 0 < number < bound:
+                return
+            data = self._read(fd, INDEX_ENTRY_BYTES, entries_at + number * INDEX_ENTRY_BYTES)
+            hashed, log_offset, seconds, previous = _ENTRY.unpack(data)
+            stored_ms = file_begin_ms + seconds * 1000
             # An entry's time is cut to the second: the message may be up to 999 ms younger.
             if stored_ms + 999 < begin_ms:
                 return
             if hashed == wanted and stored_ms <= end_ms:
-                found[log_offset] = None
+                yield log_offset
             bound = number
             number = previous
 

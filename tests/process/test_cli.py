@@ -383,3 +383,35 @@ def test_a_broker_starts_from_rocketmqs_own_file(tmp_path: Path) -> None:
     assert server.process.returncode == 0
     assert f"{conf}: these keys are kept but not used: haListenPort" in server.log.read_text()
     assert (tmp_path / "store" / "commitlog").is_dir()
+
+
+def test_single_messages_are_found(dev: Dev) -> None:
+    """By the producer's id, by the broker's, by key, by time; what is not there is one sentence."""
+    ask(dev, "topic", "create", "Single", "--queues", "2")
+    first = ask(dev, "send", "Single", "one", "--keys", "both", "--keys", "k1", "--queue", "broker-a:0")
+    time.sleep(0.01)
+    moment = datetime.now().isoformat()
+    second = ask(dev, "send", "Single", "two", "--keys", "both", "-p", "a=b", "--queue", "broker-a:1")
+    for message_id in (second["message_id"], second["offset_message_id"]):
+        got = ask(dev, "message", "get", message_id, "--topic", "Single")
+        assert (got["body"], got["queue"], got["topic"], got["broker"]) == ("two", 1, "Single", "broker-a")
+        assert (got["keys"], got["properties"]["a"]) == (["both"], "b")
+    assert ask(dev, "message", "get", first["offset_message_id"])["message_id"] == first["message_id"]
+    assert [row["body"] for row in ask(dev, "message", "find", "Single", "--key", "both")] == ["one", "two"]
+    assert [row["body"] for row in ask(dev, "message", "find", "Single", "-k", "both", "-c", "1")] == ["two"]
+    since = ask(dev, "message", "find", "Single", "-k", "both", "--since", moment)
+    until = ask(dev, "message", "find", "Single", "-k", "both", "--until", moment)
+    assert [row["body"] for row in since + until] == ["two", "one"]
+    assert [row["body"] for row in ask(dev, "message", "find", "Single", "--at", moment)] == ["two"]
+    assert ask(dev, "message", "find", "Single", "--key", "nobody") == []
+    plain = actormq("message", "find", "Single", "--key", "k1", "-n", dev.namesrv).stdout.decode()
+    assert first["message_id"] in plain
+    assert "a=b" in actormq("message", "get", second["offset_message_id"], "-n", dev.namesrv).stdout.decode()
+    for words, sentence in (
+        (("get", "0" * 32, "--topic", "Single"), b"topic Single has no message with the id"),
+        (("get", first["message_id"]), b"--topic"),
+        (("find", "Single"), b"either --key or --at"),
+        (("find", "Single", "--key", "a", "--at", "now"), b"either --key or --at"),
+        (("find", "Single", "--at", "yesterday"), b"--at 'yesterday' must be like"),
+    ):
+        assert sentence in actormq("message", *words, "-n", dev.namesrv, code=2).stderr

@@ -1,7 +1,8 @@
 """gateway: the role that clients talk to; see `actormq.actors.gateway.role`.
 
 A folder because it is several things: `clients` (connections), `sends`, `pulls` with `cold` reads, `lookups`,
-`relay` (everything for the coordinator) and `replies`.  `role` wires them to fronts, rings and tables.
+`threads` (which may wait for a disk), `relay` (everything for the coordinator) and `replies`.  `role` wires
+them to fronts, rings and tables.
 Each of the others is tested without a process.
 """
 

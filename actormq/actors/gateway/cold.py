@@ -9,26 +9,24 @@ week must not slow anyone's sends.
 from __future__ import annotations
 
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Final, NamedTuple
 
+from actormq.actors.gateway.threads import ReadThreads, read_cached
 from actormq.kernels.queues import gather
 from actormq.store.commit_log import file_name
 
 OLD_BYTES: Final = 256 * 1024 * 1024
 """What is this near to the log's end was written or read a moment ago: it is read through the map."""
-THREADS: Final = 2
 JOBS_MAX: Final = 64
 GAP_BYTES_MAX: Final = 4_096
 """Ranges that are nearer to each other are read as one: the disk gives whole pages anyway."""
 _DESCRIPTORS_MAX: Final = 16
 _SCRATCH_BYTES: Final = 128 * 1024
 """So small that it stays in the processor's cache."""
-_NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 
 Ranges = list[tuple[int, int]]
 Then = Callable[["bytes | bytearray | None"], None]
@@ -76,7 +74,7 @@ class ColdReader:
 
     Args:
         folder: the commit log's.
-        call_soon: runs a function in the gateway's own thread (`ProcessActor.call_soon`).
+        threads: who reads what is not in memory.
         old_bytes: how far behind the log's end a range counts as old.
     """
 
@@ -84,17 +82,15 @@ class ColdReader:
         self,
         folder: Path,
         file_bytes: int,
-        call_soon: Callable[[Callable[[], None]], None],
+        threads: ReadThreads,
         old_bytes: int = OLD_BYTES,
     ) -> None:
         self._folder = folder
         self._file_bytes = file_bytes
-        self._call_soon = call_soon
+        self._threads = threads
         self.old_bytes = old_bytes
         self._descriptors: OrderedDict[int, int] = OrderedDict()
-        self._jobs: SimpleQueue[tuple[list[Place], Then]] = SimpleQueue()
         self._under_way = 0
-        self._threads: list[threading.Thread] = []
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
 
     def is_old(self, distance: int) -> bool:
@@ -103,8 +99,6 @@ class ColdReader:
 
     def in_memory(self, ranges: Ranges) -> bool:
         """Whether `ranges` can be read now without waiting for a disk."""
-        if not _NOWAIT:
-            return False
         try:
             return all(self._is_cached(*place) for place in self._places(ranges))
         except OSError:  # EAGAIN; no such file; or a file system that cannot tell
@@ -114,7 +108,7 @@ class ColdReader:
         end = at + stretch.size
         while at < end:
             piece = self._scratch[: min(end - at, _SCRATCH_BYTES)]
-            if os.preadv(fd, [piece], at, _NOWAIT) != len(piece):
+            if read_cached(fd, [piece], at) != len(piece):
                 return False
             at += len(piece)
         return True
@@ -139,11 +133,8 @@ class ColdReader:
             return False
         self._under_way += 1
         # Descriptors of the job's own: ours may be closed before it is done.
-        self._jobs.put(([place._replace(fd=os.dup(place.fd)) for place in places], then))
-        if len(self._threads) < min(THREADS, self._under_way):
-            thread = threading.Thread(target=self._work, name="cold reads", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        own = [place._replace(fd=os.dup(place.fd)) for place in places]
+        self._threads.run(lambda: partial(self._done, then, _read_and_close(own)))
         return True
 
     def _descriptor(self, log_offset: int) -> int:
@@ -157,21 +148,19 @@ class ColdReader:
         self._descriptors.move_to_end(base)
         return fd
 
-    def _work(self) -> None:
-        """Read job after job; the thread lives as long as the process."""
-        while True:
-            places, then = self._jobs.get()
-            try:
-                data = _read(places)
-            except OSError:
-                data = None
-            for place in places:
-                os.close(place.fd)
-            self._call_soon(lambda then=then, data=data: self._done(then, data))  # type: ignore[misc]
-
     def _done(self, then: Then, data: bytes | bytearray | None) -> None:
         self._under_way -= 1
         then(data)
+
+
+def _read_and_close(places: list[Place]) -> bytes | bytearray | None:
+    try:
+        return _read(places)
+    except OSError:
+        return None
+    finally:
+        for place in places:
+            os.close(place.fd)
 
 
 def _read(places: list[Place]) -> bytes | bytearray | None:

@@ -25,6 +25,7 @@ from actormq.actors.gateway.pulls import Pulls
 from actormq.actors.gateway.relay import Relay
 from actormq.actors.gateway.replies import Replies
 from actormq.actors.gateway.sends import TICKET_BITS, Sends, WaitingLimits
+from actormq.actors.gateway.threads import ReadThreads
 from actormq.actors.holder import ParkPort
 from actormq.actors.mailbox import Sender
 from actormq.actors.runtime import ProcessActor, RoleContext
@@ -199,6 +200,7 @@ class GatewayActor(ProcessActor):
             now_ns=context.clock.monotonic_ns,
             random=Random(),  # noqa: S311 (spreads messages over queues)
         )
+        threads = ReadThreads(self.call_soon)
         self._pulls = Pulls(
             holder=ParkPort(self.ports["park"], context.doorbells["holder"], self.positions, context.slot),
             relay=self._relay,
@@ -212,11 +214,16 @@ class GatewayActor(ProcessActor):
             memory_bytes=int(MEMORY_PART * _machine_memory_bytes()),
             address=self._address,
             now_ns=context.clock.monotonic_ns,
-            cold=ColdReader(store.root / LOG_FOLDER, store.log_file_bytes, self.call_soon),
+            cold=ColdReader(store.root / LOG_FOLDER, store.log_file_bytes, threads),
         )
         self._tables_changed = self._forget_prepared
         self._lookups = Lookups(
-            tables=self._tables, extents=extents, queues=queues, log=self._log_reader, marks=self._marks
+            tables=self._tables,
+            extents=extents,
+            disk=disk,
+            store=store,
+            marks=self._marks,
+            threads=threads,
         )
 
     def _forget_prepared(self) -> None:

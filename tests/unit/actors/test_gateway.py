@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_rig import SENDER, Rig, TcpPeer, ZmqPeer, pull_request, send_request
+from gateway_rig import SENDER, Rig, TcpPeer, ZmqPeer, pull_request, records_of, send_request
 
 from actormq.actors.coordinator import (
     CallClient,
@@ -30,7 +30,6 @@ from actormq.config import FlushMode, GatewayConfig
 from actormq.errors import FrameError, RequestError
 from actormq.message import java_hash
 from actormq.shm.positions import Position, RoleCell, slot_of
-from actormq.store import record
 from actormq.wire import batch, frame, json
 from actormq.wire.command import Language, RemotingCommand, Serialize
 from actormq.wire.headers import _LONG, _V2
@@ -50,16 +49,6 @@ def peer(rig: Rig) -> Iterator[TcpPeer]:
     made = TcpPeer(rig)
     yield made
     made.close()
-
-
-def records_of(body: bytes | memoryview) -> list[record.Record]:
-    found = []
-    view, at = memoryview(body), 0
-    while at < len(view):
-        one = record.decode(view, at, check_crc=True)
-        found.append(one)
-        at += one.size
-    return found
 
 
 class TestSending:
@@ -832,66 +821,6 @@ class TestLongPolling:
         assert peer.ask(pull_request(flags=0)).code == 19
         assert peer.ask(pull_request(suspend_ms=0)).code == 19
         assert rig.gateway._pulls.parked == 0
-
-
-class TestLookups:
-    def test_offsets(self, rig: Rig, peer: TcpPeer) -> None:
-        """30 and 31, also of a queue that nobody knows."""
-        peer.ask(send_request())
-        rig.settle()
-        for code, topic, expected in (
-            (30, "t", "1"),
-            (31, "t", "0"),
-            (30, "nobody", "0"),
-            (31, "nobody", "0"),
-        ):
-            answer = peer.ask(RemotingCommand.request(code, {"topic": topic, "queueId": "0"}))
-            assert (answer.code, answer.fields["offset"]) == (0, expected)
-        assert peer.ask(RemotingCommand.request(30, {"topic": "t"})).code == 1
-
-    def test_offsets_by_time(self, rig: Rig, peer: TcpPeer) -> None:
-        """29: the first at or after, or the last at or before."""
-        for _ in range(3):
-            peer.ask(send_request())
-        rig.settle()
-        times = [one.store_timestamp for one in records_of(peer.ask(pull_request()).body)]
-
-        def search(timestamp: int, boundary: str | None = None) -> str:
-            fields = {"topic": "t", "queueId": "0", "timestamp": str(timestamp)}
-            if boundary:
-                fields["boundaryType"] = boundary
-            return peer.ask(RemotingCommand.request(29, fields)).fields["offset"]
-
-        assert search(times[0]) == "0"
-        assert search(times[-1] + 1) == "3"
-        assert search(0) == "0"
-        assert search(times[-1] + 1, "UPPER") == "2"
-        assert search(0, "upper") == "0"
-
-    def test_the_earliest_time(self, rig: Rig, peer: TcpPeer) -> None:
-        """32: -1 where there is nothing."""
-        fields = {"topic": "t", "queueId": "0"}
-        assert peer.ask(RemotingCommand.request(32, fields)).fields["timestamp"] == "-1"
-        peer.ask(send_request())
-        rig.settle()
-        (stored,) = records_of(peer.ask(pull_request()).body)
-        assert peer.ask(RemotingCommand.request(32, fields)).fields["timestamp"] == str(
-            stored.store_timestamp
-        )
-
-    def test_a_message_by_its_place(self, rig: Rig, peer: TcpPeer) -> None:
-        """33: exactly at a record, or not found; a place that somebody made up does no harm."""
-        answer = peer.ask(send_request(body=b"first"))
-        peer.ask(send_request(body=b"second"))
-        rig.settle()
-        at = int(answer.fields["msgId"][16:], 16)
-        found = peer.ask(RemotingCommand.request(33, {"offset": str(at)}))
-        (stored,) = records_of(found.body)
-        assert bytes(stored.body) == b"first"
-        end = rig.positions.get(Position.APPENDED)
-        for wrong in (at + 1, at + 50, end, end + 1, end - 1, -1, 1 << 40, (1 << 63) - 1):
-            answer = peer.ask(RemotingCommand.request(33, {"offset": str(wrong)}))
-            assert (answer.code, answer.remark) == (1, f"can not find message by the offset, {wrong}")
 
 
 class TestCoordinatorCodes:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actormq.actors.gateway import cold
+from actormq.actors.gateway import cold, threads
 from actormq.actors.gateway.cold import ColdReader, stretches
+from actormq.actors.gateway.threads import ReadThreads
 from actormq.store.commit_log import file_name
 
 FILE_BYTES = 4096
@@ -61,14 +62,14 @@ def test_what_was_just_written_is_in_memory(folder: Path, monkeypatch: pytest.Mo
     read = os.preadv
 
     def preadv(fd: int, parts: list[memoryview], at: int, flags: int = 0) -> int:
-        assert flags == cold._NOWAIT
+        assert flags == threads._NOWAIT
         asked.append((at, len(parts[0])))
         return read(fd, parts, at)  # not every file system can tell
 
     monkeypatch.setattr(os, "preadv", preadv)
-    monkeypatch.setattr(cold, "_NOWAIT", cold._NOWAIT or 8)
+    monkeypatch.setattr(threads, "_NOWAIT", threads._NOWAIT or 8)
     monkeypatch.setattr(cold, "_SCRATCH_BYTES", 100)
-    assert ColdReader(folder, FILE_BYTES, Thread().call_soon).in_memory(RANGES)
+    assert ColdReader(folder, FILE_BYTES, ReadThreads(Thread().call_soon)).in_memory(RANGES)
     for at, size in RANGES:
         missing = set(range(at % FILE_BYTES, at % FILE_BYTES + size))
         for begin, count in asked:
@@ -84,9 +85,9 @@ def test_what_may_not_be_in_memory_is_not(folder: Path, monkeypatch: pytest.Monk
         raise BlockingIOError
 
     monkeypatch.setattr(os, "preadv", preadv)
-    monkeypatch.setattr(cold, "_NOWAIT", 0 if what == "nobody can tell" else 8)
+    monkeypatch.setattr(threads, "_NOWAIT", 0 if what == "nobody can tell" else 8)
     ranges = [(99 * FILE_BYTES, 10)] if what == "no such file" else RANGES
-    assert not ColdReader(folder, FILE_BYTES, Thread().call_soon).in_memory(ranges)
+    assert not ColdReader(folder, FILE_BYTES, ReadThreads(Thread().call_soon)).in_memory(ranges)
 
 
 def test_a_thread_reads(folder: Path) -> None:
@@ -94,7 +95,7 @@ def test_a_thread_reads(folder: Path) -> None:
     thread = Thread()
     got: list[bytes | bytearray | None] = []
     want = expected(folder, RANGES)
-    assert ColdReader(folder, FILE_BYTES, thread.call_soon).read(RANGES, got.append)
+    assert ColdReader(folder, FILE_BYTES, ReadThreads(thread.call_soon)).read(RANGES, got.append)
     for path in folder.iterdir():
         path.unlink()
     assert got == []
@@ -105,7 +106,9 @@ def test_a_thread_reads(folder: Path) -> None:
 def test_a_range_that_is_gone(folder: Path) -> None:
     """None, not an error: the consumer goes on behind it."""
     got: list[bytes | bytearray | None] = []
-    assert ColdReader(folder, FILE_BYTES, Thread().call_soon).read([(99 * FILE_BYTES, 10)], got.append)
+    assert ColdReader(folder, FILE_BYTES, ReadThreads(Thread().call_soon)).read(
+        [(99 * FILE_BYTES, 10)], got.append
+    )
     assert got == [None]
 
 
@@ -113,7 +116,7 @@ def test_no_more_jobs_than_the_bound(folder: Path, monkeypatch: pytest.MonkeyPat
     """Beyond it the pull is refused; when one is done there is room again."""
     monkeypatch.setattr(cold, "JOBS_MAX", 3)
     thread = Thread()
-    reader = ColdReader(folder, FILE_BYTES, thread.call_soon)
+    reader = ColdReader(folder, FILE_BYTES, ReadThreads(thread.call_soon))
     got: list[bytes | bytearray | None] = []
     assert [reader.read(RANGES, got.append) for _ in range(4)] == [True, True, True, False]
     thread.run_one()
@@ -155,7 +158,7 @@ def test_what_lies_between_ranges_is_left_out(folder: Path) -> None:
     thread = Thread()
     got: list[bytes | bytearray | None] = []
     ranges = [(0, 10), (20, 10), (1000, 50), (FILE_BYTES + 5, 5), (FILE_BYTES + 11, 5)]
-    assert ColdReader(folder, FILE_BYTES, thread.call_soon).read(ranges, got.append)
+    assert ColdReader(folder, FILE_BYTES, ReadThreads(thread.call_soon)).read(ranges, got.append)
     thread.run_one()
     assert got == [expected(folder, ranges)]
 
@@ -165,14 +168,14 @@ def test_a_file_that_is_too_short(folder: Path) -> None:
     thread = Thread()
     got: list[bytes | bytearray | None] = []
     os.truncate(folder / file_name(0), 50)
-    assert ColdReader(folder, FILE_BYTES, thread.call_soon).read([(0, 100)], got.append)
+    assert ColdReader(folder, FILE_BYTES, ReadThreads(thread.call_soon)).read([(0, 100)], got.append)
     thread.run_one()
     assert got == [None]
 
 
 def test_only_old_ranges_are_asked_for() -> None:
     """What was written a moment ago is read through the map."""
-    reader = ColdReader(Path("/nowhere"), FILE_BYTES, Thread().call_soon, old_bytes=1000)
+    reader = ColdReader(Path("/nowhere"), FILE_BYTES, ReadThreads(Thread().call_soon), old_bytes=1000)
     assert not reader.is_old(1000)
     assert reader.is_old(1001)
 
@@ -180,7 +183,7 @@ def test_only_old_ranges_are_asked_for() -> None:
 def test_descriptors_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file used last stays open, the others are closed."""
     monkeypatch.setattr(cold, "_DESCRIPTORS_MAX", 1)
-    reader = ColdReader(folder, FILE_BYTES, Thread().call_soon)
+    reader = ColdReader(folder, FILE_BYTES, ReadThreads(Thread().call_soon))
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
     for turn in range(10):
         reader.in_memory([(turn % 2 * FILE_BYTES, 10)])
