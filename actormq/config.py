@@ -94,8 +94,26 @@ class StoreConfig:
     flush_interval_ms: int = 500
     flush_least_pages: int = 4
     flush_thorough_interval_ms: int = 10_000
+    flush_timed: bool = True
+    """Async mode: the interval passes even when `flush_on_append` would end it."""
+    flush_on_append: bool = False
+    """Async mode: with enough pages there is no waiting for the interval (only without `flush_timed`)."""
     flush_queue_interval_ms: int = 1_000
+    flush_queue_least_pages: int = 0
+    """Queues with fewer new pages wait for the thorough interval.  RocketMQ's default is 2; but a crash makes
+    recovery dispatch again what was not synced, and that is to be a second's work, not a minute's."""
+    flush_queue_thorough_interval_ms: int = 60_000
     sync_flush_timeout_ms: int = 5_000
+    pool_enabled: bool = False
+    """The store pool (RocketMQ's transient store pool): async mode acknowledges from memory."""
+    pool_bytes: int = 5 * 64 * _MIB
+    pool_commit_interval_ms: int = 200
+    pool_commit_least_pages: int = 4
+    pool_commit_thorough_interval_ms: int = 200
+    pool_commit_on_append: bool = True
+    """With enough pages there is no waiting for the interval."""
+    pool_fail_fast: bool = False
+    """Refuse sends while the pool is full, instead of letting them wait."""
     body_bytes_max: int = 4 * 1024 * 1024
     retention_hours: int = 72
     delete_when: str = "04"
@@ -118,6 +136,12 @@ class StoreConfig:
             flush_least_pages=(0, _COUNT_MAX),
             flush_thorough_interval_ms=(1, _DAY_MS),
             flush_queue_interval_ms=(1, _DAY_MS),
+            flush_queue_least_pages=(0, _COUNT_MAX),
+            flush_queue_thorough_interval_ms=(1, _DAY_MS),
+            pool_bytes=(_MIB, 64 * _GIB),
+            pool_commit_interval_ms=(1, _DAY_MS),
+            pool_commit_least_pages=(0, _COUNT_MAX),
+            pool_commit_thorough_interval_ms=(1, _DAY_MS),
             sync_flush_timeout_ms=(1, _DAY_MS),
             body_bytes_max=(1, 16 * _MIB),
             retention_hours=(0, _COUNT_MAX),
@@ -127,6 +151,10 @@ class StoreConfig:
         _check(
             self.body_bytes_max + 128 * 1024 <= self.log_file_bytes or self.log_file_bytes >= 8 << 20,
             "maxMessageSize plus 128 KiB must fit into one commit log file",
+        )
+        _check(
+            not self.pooled or self.pool_bytes >= 4 * (self.body_bytes_max + _MIB),
+            f"pool_bytes must be at least {4 * (self.body_bytes_max + _MIB):,}: four of the largest messages",
         )
         hours = [part.strip() for part in self.delete_when.split(";")]
         if not all(hour.isascii() and hour.isdecimal() and int(hour) < 24 for hour in hours):
@@ -138,6 +166,11 @@ class StoreConfig:
         if self.record_crc == RecordCrc.AUTO:
             return self.flush == FlushMode.SYNC
         return self.record_crc == RecordCrc.ON
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the store pool is in use: never in sync mode, as in RocketMQ."""
+        return self.pool_enabled and self.flush is FlushMode.ASYNC
 
 
 def gateways_for(cores: int) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from actormq import faults
 from actormq.actors.writer import Writer
@@ -111,6 +111,8 @@ class Memory:
     intent: memoryview = field(init=False)
     tables_view: memoryview = field(init=False)
     publisher: TablesPublisher = field(init=False)
+    pool: memoryview | None = None
+    """The memory of a store pool; see `with_pool`."""
 
     def __post_init__(self) -> None:
         self.config = StoreConfig(
@@ -128,6 +130,12 @@ class Memory:
         self.tables_view = memoryview(bytearray(1 << 16))
         self.publisher = TablesPublisher(self.tables_view, self.positions)
         self.disk.mkdir(self.root)
+
+    def with_pool(self, size: int = 2 << 20) -> Self:
+        """Turn the store pool on, smaller than settings allow."""
+        self.config = replace(self.config, pool_enabled=True)
+        self.pool = memoryview(bytearray(size))
+        return self
 
     def log_files(self) -> LogFiles:
         return LogFiles(self.disk, self.root / FOLDER, FILE_BYTES)
@@ -159,8 +167,9 @@ class StoreWriter:
         self.raw = MemoryPort(request_capacity=1 << 20, completion_capacity=1 << 17)
         self.client = AppendPort(self.raw, SilentDoorbell())  # type: ignore[arg-type]
         self.writer = Writer(
-            memory.config, memory.disk, memory.positions, memory.extents_view, memory.intent, HOST
-        )
+            memory.config, memory.disk, memory.positions, memory.extents_view, memory.intent, HOST,
+            pool=memory.pool,
+        )  # fmt: skip
         self.writer.open_port(16, 1, self.raw)  # type: ignore[arg-type]
         self.writer.recover()
 

@@ -20,11 +20,11 @@ from actormq.actors.holder import ARRIVED_OVERFLOW, WAITING
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.broker.delay import DelayLevels
 from actormq.broker.queue_rows import QueueRow, QueueRows
-from actormq.config import FlushMode, StoreConfig
+from actormq.config import StoreConfig
 from actormq.kernels import queues, records
 from actormq.kernels.rings import FENCED
 from actormq.shm.extents import Extents
-from actormq.shm.positions import Position, Positions, RoleCell, role_of, slot_of
+from actormq.shm.positions import WANTED, Position, Positions, RoleCell, readable, role_of, slot_of
 from actormq.shm.ring import RingProducer
 from actormq.shm.tables import TablesReader
 from actormq.store import index
@@ -76,7 +76,7 @@ class Dispatcher:
         self.dispatched = positions.get(Position.DISPATCHED)
         self.retry_at_ns: int | None = None
         """When to try again after the disk was full."""
-        self._safe = Position.FLUSHED if config.flush is FlushMode.SYNC else Position.APPENDED
+        self._safe = readable(config)
         self._slot = slot_of("dispatcher")
         self._tables = tables
         self._rows = QueueRows(extents.log_start)
@@ -138,7 +138,7 @@ class Dispatcher:
     @property
     def wanted(self) -> RoleCell:
         """Where the wish for more is written."""
-        return RoleCell.WANTED_FLUSHED if self._safe is Position.FLUSHED else RoleCell.WANTED_APPENDED
+        return WANTED[self._safe]
 
     @property
     def has_news(self) -> bool:

@@ -1,8 +1,9 @@
 """flusher: makes durable what others wrote: the log for everyone who waits, queues and index now and then.
 
 From: writer and dispatcher (ring when a position is reached), whoever wants a flush (WANTED_FLUSHED).
-To: whoever waits for `flushed`.
-Owns: the cell FLUSHED, the checkpoint file.  The only role that syncs the log.
+To: whoever waits for `flushed`, or, with a store pool, for `written`.
+Owns: the cells FLUSHED and WRITTEN, the checkpoint file.  The only role that syncs the log; with a store
+pool (async mode) it also writes the log, from the pool into the files.
 Dies with it: nothing; its successor syncs again what may not have been synced.  A *failed* sync is
 another matter: the kernel reports a lost write once, so the broker stops (design-failure §3).
 
@@ -23,6 +24,7 @@ from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.broker.queue_rows import QueueRow, QueueRows
 from actormq.config import StoreConfig
 from actormq.errors import StoreFailed
+from actormq.kernels.queues import ENTRY_BYTES
 from actormq.shm.extents import ROW_BYTES, Column, Extents
 from actormq.shm.intent import IntentPage
 from actormq.shm.positions import Position, Positions, RoleCell, RoleState, role_of, slot_of
@@ -33,7 +35,8 @@ from actormq.store.commit_log import FOLDER, LogFiles, file_name
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import queue_folder, sync_files
 from actormq.store.disk import NO_SPACE, Disk, RealDisk
-from actormq.store.log_flush import LogFlush
+from actormq.store.log_buffer import LogBuffer
+from actormq.store.log_flush import PAGE_BYTES, LogFlush, Pace
 
 QUEUES_TIMESTAMP: Final = RoleCell.COUNTER_0
 """The dispatcher's cell: store timestamp of the last record whose queue entry is written."""
@@ -77,14 +80,20 @@ class QueueFlush:
         maxima = self._cells[Column.MAX : end : _WORDS].tolist()
         return list(zip(self._cells[0:end:_WORDS].tolist(), maxima, strict=True))
 
-    def dirty(self) -> list[Path]:
-        """Return the files with entries since the last call, and count them as synced from here on."""
+    def dirty(self, least_entries: int = 0) -> list[Path]:
+        """Return the files with new entries, and count them as synced from here on.
+
+        Args:
+            least_entries: queues with fewer new entries are left for another time.
+        """
         files = []
         for row, state in enumerate(self._states()):
             before = self._synced.get(row)
             if state != before and row in self._rows.queues:
-                self._synced[row] = state
                 start = before[1] if before is not None and before[0] == state[0] else 0
+                if state[1] - start < least_entries:
+                    continue
+                self._synced[row] = state
                 files += self._files(row, start, state[1])
         return files
 
@@ -112,12 +121,61 @@ class QueueFlush:
             disk.close(fd)
 
 
+COMMIT_BYTES: Final = 8 * 1024 * 1024
+"""So much of the store pool is written before anything else gets its turn."""
+
+
+class PoolCommit:
+    """Writes the store pool into the log's files; readers go as far as that has come.
+
+    Args:
+        written: up to where it is done.
+    """
+
+    def __init__(self, config: StoreConfig, files: LogFiles, pool: memoryview, written: int) -> None:
+        self.plan = LogFlush(Pace.of_commit(config), written)
+        self.timestamp: int | None = None
+        """Store timestamp up to which records are written, once it is known."""
+        self._files = files
+        self._buffer = LogBuffer(pool, written)
+        self._half = len(pool) // 2
+
+    @property
+    def written(self) -> int:
+        return self.plan.flushed
+
+    def is_half_full(self, appended: int) -> bool:
+        """Say whether not to wait any longer, whatever the plan says: appends are soon to wait for us."""
+        return appended - self.written >= self._half
+
+    def commit(self, appended: int, timestamp: int, now_ns: int) -> None:
+        """Write the next piece.
+
+        Args:
+            timestamp: a store timestamp such that records with it are surely below `appended`.
+        Raises:
+            OSError: never to be tried again.
+        """
+        end = min(appended, self.written + COMMIT_BYTES)
+        self._buffer.commit(self._files, self.written, end)
+        faults.point("flusher.pool-committed")
+        self.plan.done(end, now_ns)
+        if end == appended:
+            self.timestamp = timestamp
+
+    @property
+    def wanted_appended(self) -> int:
+        """The `appended` that makes something due."""
+        return self.plan.wanted_appended or self.written + self._half
+
+
 class Flusher:
     """The flusher's state over memory and a `Disk`; `run` does at most one sync.
 
     Args:
         extents: the memory of the extents table.
         intent: the memory of the writer's intent page.
+        pool: the memory of the store pool, where there is one.
         fresh: recovery has just synced everything; otherwise a predecessor died.
         busy: entered around syncs.
     """
@@ -132,6 +190,7 @@ class Flusher:
         rows: QueueRows,
         fresh: bool,
         busy: Callable[[RoleState], AbstractContextManager[None]] = lambda state: nullcontext(),
+        pool: memoryview | None = None,
     ) -> None:
         self.config = config
         self.disk = disk
@@ -140,7 +199,12 @@ class Flusher:
         self._extents = Extents(extents)
         self._intent = IntentPage(intent)
         self._rows = rows
-        self.log = LogFlush(config, positions.get(Position.FLUSHED))
+        self.log = LogFlush(Pace.of_flush(config), positions.get(Position.FLUSHED))
+        self.pool = (
+            PoolCommit(config, self.files, pool, positions.get(Position.WRITTEN))
+            if pool is not None
+            else None
+        )
         self.queues = QueueFlush(config, extents, rows, everything=not fresh)
         self._written = checkpoint.read(disk, config.root / checkpoint.NAME)
         self.checkpoint = replace(self._written, ours=True, log_flushed=self.log.flushed)
@@ -150,9 +214,14 @@ class Flusher:
         self._round_started_ns = 0
         self._round_dispatched = 0
         self._round_checkpoint = self.checkpoint
+        self._round_is_thorough = True
         self._round_due_ns: int | None = None
         self._round_earliest_ns = 0
+        self._thorough_due_ns = 0
+        self._least_entries = config.flush_queue_least_pages * PAGE_BYTES // ENTRY_BYTES
         self._queues_synced = 0 if not fresh else positions.get(Position.DISPATCHED)
+        self._queues_seen = self._queues_synced
+        """The `dispatched` of the last round, which may have left queues with few new entries."""
         self._index_due_ns = 0
 
     def run(self, now_ns: int) -> bool:
@@ -164,42 +233,59 @@ class Flusher:
         # The timestamp first: its records are then surely below `appended`.
         timestamp = self.positions.get(Position.STORE_TIMESTAMP)
         appended = self.positions.get(Position.APPENDED)
-        self.log.look(appended, now_ns)
-        if self._log_due(appended, now_ns):
+        if self.pool is not None:
+            if self._is_due(self.pool.plan, appended, now_ns) or self.pool.is_half_full(appended):
+                self._commit(self.pool, appended, timestamp, now_ns)
+                return True
+            appended, timestamp = self.pool.written, self.pool.timestamp or self.checkpoint.log_timestamp
+        if self._is_due(self.log, appended, now_ns):
             self._sync_log(appended, timestamp, now_ns)
             return True
         return self._round_step(now_ns)
 
-    def _log_due(self, appended: int, now_ns: int) -> bool:
-        due_ns = self.log.due_ns
-        if due_ns is None:
-            return False
-        return now_ns >= due_ns or self.stopping or self._somebody_waits(appended)
+    def _is_due(self, plan: LogFlush, end: int, now_ns: int) -> bool:
+        """Say whether what there is up to `end` is to be done now: by the plan, or because somebody waits."""
+        plan.look(end, now_ns)
+        due_ns = plan.due_ns
+        return due_ns is not None and (now_ns >= due_ns or self._asked(end) > plan.flushed)
 
-    def _somebody_waits(self, appended: int) -> bool:
-        flushed = self.log.flushed
-        slots = self.positions.waiters(RoleCell.WANTED_FLUSHED, appended)
-        return any(self.positions.role(slot, RoleCell.WANTED_FLUSHED) > flushed for slot in slots)
+    def _asked(self, end: int) -> int:
+        """Return up to where somebody waits for a sync, of what there is; everything at a stop."""
+        if self.stopping:
+            return end
+        slots = self.positions.waiters(RoleCell.WANTED_FLUSHED, end)
+        return max((self.positions.role(slot, RoleCell.WANTED_FLUSHED) for slot in slots), default=0)
+
+    def _commit(self, pool: PoolCommit, appended: int, timestamp: int, now_ns: int) -> None:
+        start = pool.written
+        path = self.files.path(self.files.base_of(start))
+        self._guarded(
+            lambda: pool.commit(appended, timestamp, now_ns),
+            f"write {path} from log offset {start}",
+            RoleState.WRITING,
+        )
+        self.positions.set(Position.WRITTEN, pool.written)
+        faults.point("flusher.pool-published")
 
     def _sync_log(self, appended: int, timestamp: int, now_ns: int) -> None:
         faults.point("flusher.log-unsynced")
         start = self.log.flushed
         path = self.files.path(self.files.base_of(start))
-        self._guarded(lambda: self.files.sync(start, appended), f"{path} from log offset {start}")
+        self._guarded(lambda: self.files.sync(start, appended), f"sync {path} from log offset {start}")
         faults.point("flusher.log-synced")
         self.positions.set(Position.FLUSHED, appended)
         faults.point("flusher.log-published")
         self.log.done(appended, now_ns)
         self.checkpoint = replace(self.checkpoint, log_timestamp=timestamp, log_flushed=appended)
 
-    def _guarded(self, sync: Callable[[], _T], what: str) -> _T:
-        """Sync once.  A failure is never tried again: the kernel would call the lost pages clean."""
+    def _guarded(self, work: Callable[[], _T], what: str, state: RoleState = RoleState.SYNCING) -> _T:
+        """Sync, or write, once, never again after a failure: the kernel would call the lost pages clean."""
         try:
-            with self._busy(RoleState.SYNCING):
-                return sync()
+            with self._busy(state):
+                return work()
         except OSError as error:
             self.positions.set(Position.STORE_FAILED, 1)
-            raise StoreFailed(f"cannot sync {what}: {error}") from error
+            raise StoreFailed(f"cannot {what}: {error}") from error
 
     # -- queues, index, checkpoint
 
@@ -209,7 +295,7 @@ class Flusher:
         assert self._round is not None
         if self._round:
             path = self._round.popleft()
-            self._guarded(lambda: self.queues.sync(self.disk, path), str(path))
+            self._guarded(lambda: self.queues.sync(self.disk, path), f"sync {path}")
             faults.point("flusher.queue-synced")
             return True
         self._end_round(now_ns)
@@ -221,15 +307,11 @@ class Flusher:
         timestamp = self.positions.role(dispatcher, QUEUES_TIMESTAMP)
         index_timestamp = self.positions.role(dispatcher, INDEX_TIMESTAMP)
         dispatched = self.positions.get(Position.DISPATCHED)
-        if dispatched == self._queues_synced and self._written == self.checkpoint:
-            self._round_due_ns = None
+        self._plan_round(dispatched, now_ns)
+        if self._round_due_ns is None or (now_ns < self._round_due_ns and not self.stopping):
             return False
-        if self._round_due_ns is None:
-            interval_ns = self.config.flush_queue_interval_ms * _NS_PER_MS
-            self._round_due_ns = max(now_ns + interval_ns, self._round_earliest_ns)
-        if now_ns < self._round_due_ns and not self.stopping:
-            return False
-        self._round = deque(self.queues.dirty())
+        self._round_is_thorough = not self._least_entries or self.stopping or now_ns >= self._thorough_due_ns
+        self._round = deque(self.queues.dirty(0 if self._round_is_thorough else self._least_entries))
         self._round_started_ns = now_ns
         self._round_dispatched = dispatched
         self._round_checkpoint = replace(
@@ -239,30 +321,56 @@ class Flusher:
         )
         return True
 
+    def _plan_round(self, dispatched: int, now_ns: int) -> None:
+        """Set when the next round begins: soon when there are news, or when what was left is to be synced."""
+        if dispatched == self._queues_synced and self._written == self.checkpoint:
+            self._round_due_ns = None
+            return
+        due_ns = self._thorough_due_ns
+        if self._round_has_news(dispatched):
+            due_ns = now_ns + self.config.flush_queue_interval_ms * _NS_PER_MS
+        if self._round_due_ns is None or due_ns < self._round_due_ns:
+            self._round_due_ns = max(due_ns, self._round_earliest_ns)
+
+    def _round_has_news(self, dispatched: int) -> bool:
+        return dispatched != self._queues_seen or self._written != self.checkpoint
+
     def _end_round(self, now_ns: int) -> None:
         """Write the checkpoint: queues and index count as far as the log itself is durable."""
+        self._queues_seen = self._round_dispatched
+        if self._round_is_thorough:
+            self._thorough_due_ns = now_ns + self.config.flush_queue_thorough_interval_ms * _NS_PER_MS
+            self._write_checkpoint(self._after_thorough_round(now_ns))
+            self._queues_synced = self._round_dispatched
+        else:
+            self._write_checkpoint(self._written)
+        faults.point("flusher.checkpoint-written")
+        self._round = None
+        self._round_due_ns = None
+        self._round_earliest_ns = now_ns + ROUND_PAUSE * (now_ns - self._round_started_ns)
+
+    def _after_thorough_round(self, now_ns: int) -> Checkpoint:
+        """Return what is durable of queues and index, now and then after a sync of the index."""
         finished = self._round_checkpoint
         if self.stopping or now_ns >= self._index_due_ns:
             if self.log.flushed < self._round_dispatched:
                 self._sync_log(self._round_dispatched, self.checkpoint.log_timestamp, now_ns)
-            finished = self._guarded(lambda: self._sync_index(finished), "the newest index file")
+            finished = self._guarded(lambda: self._sync_index(finished), "sync the newest index file")
             self._index_due_ns = now_ns + self.config.flush_thorough_interval_ms * _NS_PER_MS
             faults.point("flusher.index-synced")
+        return replace(finished, queues_flushed=min(self._round_dispatched, self.checkpoint.log_flushed))
+
+    def _write_checkpoint(self, finished: Checkpoint) -> None:
+        """Write what is durable: the log as far as it is by now."""
         finished = replace(
             finished,
             ours=True,
             log_timestamp=self.checkpoint.log_timestamp,
             log_flushed=self.checkpoint.log_flushed,
-            queues_flushed=min(self._round_dispatched, self.checkpoint.log_flushed),
         )
         path = self.config.root / checkpoint.NAME
-        self._guarded(lambda: checkpoint.write(self.disk, path, finished), str(path))
-        faults.point("flusher.checkpoint-written")
+        self._guarded(lambda: checkpoint.write(self.disk, path, finished), f"write {path}")
         self.checkpoint = self._written = finished
-        self._queues_synced = self._round_dispatched
-        self._round = None
-        self._round_due_ns = None
-        self._round_earliest_ns = now_ns + ROUND_PAUSE * (now_ns - self._round_started_ns)
 
     def _sync_index(self, finished: Checkpoint) -> Checkpoint:
         """Make the newest index file durable (full ones are); return what the checkpoint says then."""
@@ -315,13 +423,23 @@ class Flusher:
     @property
     def wake_at_ns(self) -> int | None:
         """When time alone makes something due."""
-        due = [at for at in (self.log.due_ns, self._round_due_ns) if at is not None]
+        commit_ns = self.pool.plan.due_ns if self.pool is not None else None
+        due = [at for at in (commit_ns, self.log.due_ns, self._round_due_ns) if at is not None]
         return min(due, default=None)
 
     @property
+    def wanted_appended(self) -> int:
+        """The `appended` that makes something due; 0 when only time does."""
+        return self.log.wanted_appended if self.pool is None else self.pool.wanted_appended
+
+    @property
     def wanted_dispatched(self) -> int:
-        """The `dispatched` that makes a round necessary; 0 when one is planned already."""
-        return self._queues_synced + 1 if self._round is None and self._round_due_ns is None else 0
+        """The `dispatched` that makes a round necessary, or an earlier one; 0 when one is planned already."""
+        waits = self._round_due_ns is None or (
+            self._round_due_ns == self._thorough_due_ns
+            and not self._round_has_news(self.positions.get(Position.DISPATCHED))
+        )
+        return self._queues_seen + 1 if self._round is None and waits else 0
 
 
 class FlusherActor(ProcessActor):
@@ -346,6 +464,7 @@ class FlusherActor(ProcessActor):
             self._rows,
             fresh=self.context.incarnation == 1,
             busy=self.busy,
+            pool=self.context.segments["pool"].view if self.config.store.pooled else None,
         )
         self._ring_waiters()
 
@@ -356,19 +475,29 @@ class FlusherActor(ProcessActor):
 
     def on_batch(self) -> bool:
         self._follow_tables()
-        flushed = self.state.log.flushed
+        before = self._reached()
         try:
             busy = self.state.run(self.context.clock.monotonic_ns())
         except StoreFailed as error:
             self.context.store_failed(error.remark)
-        if self.state.log.flushed != flushed:
+        if self._reached() != before:
             self._ring_waiters()
-        self.positions.set_role(self.context.slot, RoleCell.WANTED_APPENDED, self.state.log.wanted_appended)
+        self.positions.set_role(self.context.slot, RoleCell.WANTED_APPENDED, self.state.wanted_appended)
         self.positions.set_role(self.context.slot, RoleCell.WANTED_DISPATCHED, self.state.wanted_dispatched)
         return busy
 
+    def _reached(self) -> tuple[int, int]:
+        """Return `flushed` and `written` (which without a pool nobody waits for)."""
+        pool = self.state.pool
+        return self.state.log.flushed, pool.written if pool is not None else 0
+
     def _ring_waiters(self) -> None:
-        for slot in self.positions.waiters(RoleCell.WANTED_FLUSHED, self.state.log.flushed):
+        flushed, written = self._reached()
+        slots = {
+            *self.positions.waiters(RoleCell.WANTED_FLUSHED, flushed),
+            *self.positions.waiters(RoleCell.WANTED_WRITTEN, written),
+        }
+        for slot in slots:
             self.context.doorbells[role_of(slot)].ring()
 
     def wake_at_ns(self) -> int | None:

@@ -71,6 +71,8 @@ class Premises:
             self.listeners = self._bind(roles, log)
             self.config = settle(config, self.listeners.addresses)
             segments = self._segments(prefix, store_root is not None)
+            if "pool" in segments:
+                _lock_pool(segments["pool"], log)
             self.positions = _own_page(segments["positions"])
             self.unsynced = self._follow_log(store_root)
             self.shared = Shared(
@@ -118,6 +120,8 @@ class Premises:
             sizes["extents"] = Extents.payload_bytes(self.config.memory.queue_rows_max)
             sizes["tables"] = self.config.memory.tables_bytes
             sizes["intent"] = IntentPage.payload_bytes()
+            if self.config.store.pooled:
+                sizes["pool"] = self.config.store.pool_bytes
         return {purpose: self._segment(prefix, purpose, size) for purpose, size in sizes.items()}
 
     def _segment(self, prefix: str, purpose: str, size: int) -> Segment:
@@ -139,6 +143,16 @@ class Premises:
             doorbells[role] = doorbell_fd()
             self._release.callback(os.close, doorbells[role])
         return doorbells
+
+
+def _lock_pool(pool: Segment, log: logging.Logger) -> None:
+    """Say what a store pool means, and keep it from being swapped out where that is allowed."""
+    log.warning(
+        "the store pool is on: what it holds is acknowledged, and lost when the whole broker is killed",
+        extra={"bytes": len(pool.view)},
+    )
+    if not pool.lock():
+        log.warning("the store pool cannot be locked in memory (see ulimit -l): it may be swapped out")
 
 
 def _own_page(segment: Segment) -> Positions:

@@ -223,7 +223,7 @@ def _make_first_file(config: BrokerConfig, disk: Disk, store: RecoveredStore, lo
 def _publish(store: RecoveredStore, positions: Positions) -> None:
     positions.set(Position.CLEANED, store.log_min)
     positions.set(Position.STORE_TIMESTAMP, store.last_store_timestamp)
-    for position in (Position.APPENDED, Position.FLUSHED, Position.DISPATCHED):
+    for position in (Position.APPENDED, Position.WRITTEN, Position.FLUSHED, Position.DISPATCHED):
         positions.set(position, store.log_end)
 
 

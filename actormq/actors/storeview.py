@@ -11,10 +11,10 @@ from typing import Final
 
 from actormq.broker.delay import DueEntry
 from actormq.broker.tables import TopicEntry
-from actormq.config import BrokerConfig, FlushMode
+from actormq.config import BrokerConfig
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.shm.extents import Extent, Extents
-from actormq.shm.positions import Position, Positions
+from actormq.shm.positions import Position, Positions, readable
 from actormq.store import record as records
 from actormq.store.commit_log import FOLDER as LOG_FOLDER
 from actormq.store.commit_log import LogReader, LogRemoved
@@ -37,7 +37,7 @@ class StoreReader:
         self._extents = extents
         self._log = LogReader(disk, store.root / LOG_FOLDER, store.log_file_bytes, maps_max=4)
         self._queues = QueueReader(disk, store.root / QUEUES_FOLDER, store.queue_file_entries, maps_max=64)
-        self._safe = Position.FLUSHED if store.flush is FlushMode.SYNC else Position.APPENDED
+        self._safe = readable(store)
         self._near_bytes = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
 
     @property

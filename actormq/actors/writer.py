@@ -33,6 +33,7 @@ from actormq.shm.ring import Port
 from actormq.store.commit_log import FOLDER, LogFiles, LogReader, LogRemoved
 from actormq.store.disk import Disk, RealDisk
 from actormq.store.identifiers import pack_host
+from actormq.store.log_buffer import LogBuffer
 from actormq.store.log_tail import queue_ends
 
 NO_ROOM: Final = RoleCell.COUNTER_0
@@ -94,6 +95,7 @@ class Writer:
         intent: the memory of the intent page.
         host: as `store_host` makes it.
         busy: entered around writes.
+        pool: the memory of the store pool, where there is one.
     """
 
     def __init__(
@@ -105,12 +107,16 @@ class Writer:
         intent: memoryview,
         host: bytes,
         busy: Callable[[RoleState], AbstractContextManager[None]] = lambda state: nullcontext(),
+        pool: memoryview | None = None,
     ) -> None:
+        self.config = config
         self.positions = positions
         self._record_bytes_max = config.body_bytes_max + 65_536
         self._busy = busy
         self.page = IntentPage(intent)
         self.files = LogFiles(disk, config.root / FOLDER, config.log_file_bytes)
+        self._pool = LogBuffer(pool, positions.get(Position.APPENDED)) if pool is not None else None
+        self._sink = self._pool or self.files
         self.reader = LogReader(disk, config.root / FOLDER, config.log_file_bytes)
         self.encoder = BatchEncoder(
             extents,
@@ -128,6 +134,8 @@ class Writer:
         """When to look again although nobody rings."""
         self._scan_end = 0
         self._missing_since_ns: int | None = None
+        self.wanted_written = 0
+        """The `written` at which the store pool has room for a batch; 0: it has."""
         self._turn = 0
 
     # -- ports
@@ -159,19 +167,27 @@ class Writer:
     # -- starting
 
     def recover(self) -> None:
-        """Finish or undo the batch of a dead predecessor; find out where log and queues go on."""
+        """Finish or undo the batch of a dead predecessor; find out where log and queues go on.
+
+        Raises:
+            StoreFailed: the log could not be written; the cell STORE_FAILED says so already.
+        """
         self.appended = self.positions.get(Position.APPENDED)
         self.timestamp = self.positions.get(Position.STORE_TIMESTAMP)
         intent = self.page.read()
         if intent is not None:
             if self.appended >= intent.log_end:
                 self._publish(intent)
-            else:
-                self._undo(intent)
+            elif self._pool is None:
+                self._guarded(lambda: self._undo(intent), intent.log_start)
             faults.point("writer.recovered")
             self.page.clear()
         self._scan_end = self.appended
         dispatched = self.positions.get(Position.DISPATCHED)
+        if (pool := self._pool) is not None:
+            # The flusher will write the same bytes; before it does, we read them in the files.
+            written = self.positions.get(Position.WRITTEN)
+            self._guarded(lambda: pool.commit(self.files, written, self.appended), written)
         self.encoder.resume(queue_ends(self.reader, dispatched, self.appended, self._record_bytes_max))
 
     def _undo(self, intent: Intent) -> None:
@@ -194,6 +210,8 @@ class Writer:
         active = self._active()
         if not active:
             return []
+        if self._pool is not None and not self._pool_has_room(self._pool) and not self.config.pool_fail_fast:
+            return []
         self.timestamp = min(max(wall_ms, self.timestamp), wall_ms + TIMESTAMP_AHEAD_MS)
         if self.encoder.resuming and self.positions.get(Position.DISPATCHED) >= self._scan_end:
             # The extents know all of it by now, and know better when a topic was made again.
@@ -214,6 +232,8 @@ class Writer:
 
     def _gather(self, active: list[Source], now_ns: int) -> Batch:
         """Encode one batch: in the present file, or, when its first request needs that, in the next."""
+        if self.wanted_written:
+            return self._fill(active, self.appended, self.appended, now_ns, refuse=True)
         base = self.files.base_of(self.appended)
         file_end = base + self.files.file_bytes
         if self._has_file(base):
@@ -227,6 +247,13 @@ class Writer:
         if self._waits_for_file(now_ns):
             return Batch(self.appended, self.appended, [])
         return self._fill(active, self.appended, base, now_ns, refuse=True)
+
+    def _pool_has_room(self, pool: LogBuffer) -> bool:
+        """Say whether the largest batch, and a blank before it, fit; otherwise wish for that."""
+        largest = self._record_bytes_max + max(BATCH_BYTES, self._record_bytes_max)
+        wanted = self.appended + largest - pool.capacity
+        self.wanted_written = wanted if self.positions.get(Position.WRITTEN) < wanted else 0
+        return not self.wanted_written
 
     def _has_file(self, base: int) -> bool:
         try:
@@ -248,7 +275,7 @@ class Writer:
     @property
     def is_stuck(self) -> bool:
         """Whether some port has requests that the last `run` could not take."""
-        return self.wake_at_ns is not None or self.file_is_missing
+        return self.wake_at_ns is not None or self.file_is_missing or self.wanted_written > 0
 
     @property
     def file_is_missing(self) -> bool:
@@ -288,8 +315,7 @@ class Writer:
         self.page.write(intent)
         faults.point("writer.intent-written")
         if self.encoder.count:
-            with self._busy(RoleState.WRITING):
-                self._write(batch)
+            self._guarded(lambda: self._write(batch), batch.start)
             faults.point("writer.records-written")
             # The position moves last: a reader that saw it early would read zeros.
             self.positions.set(Position.APPENDED, end)
@@ -301,17 +327,22 @@ class Writer:
         faults.point("writer.intent-cleared")
 
     def _write(self, batch: Batch) -> None:
+        if batch.records_start != batch.start:
+            blank = bytearray(records.BLANK_BYTES)
+            records.encode_blank(blank, 0, batch.records_start - batch.start)
+            self._sink.append(batch.start, [blank])
+            faults.point("writer.blank-written")
+        self._sink.append(batch.records_start, [self.encoder.records])
+
+    def _guarded(self, write: Callable[[], object], log_offset: int) -> None:
+        """Write once.  After a failure nothing can be said of what is there, so the broker stops."""
         try:
-            if batch.records_start != batch.start:
-                blank = bytearray(records.BLANK_BYTES)
-                records.encode_blank(blank, 0, batch.records_start - batch.start)
-                self.files.append(batch.start, [blank])
-                faults.point("writer.blank-written")
-            self.files.append(batch.records_start, [self.encoder.records])
+            with self._busy(RoleState.WRITING):
+                write()
         except OSError as error:
             self.positions.set(Position.STORE_FAILED, 1)
-            path = self.files.path(self.files.base_of(batch.records_start))
-            raise StoreFailed(f"cannot write {path} at log offset {batch.start}: {error}") from error
+            path = self.files.path(self.files.base_of(log_offset))
+            raise StoreFailed(f"cannot write {path} at log offset {log_offset}: {error}") from error
 
     def _publish(self, intent: Intent) -> None:
         """Give the completions out and the requests back; may be done twice."""
@@ -351,6 +382,7 @@ class WriterActor(ProcessActor):
             context.segments["intent"].view,
             store_host(self.config.advertised_host, self.config.gateway.port),
             self.busy,
+            context.segments["pool"].view if self.config.store.pooled else None,
         )
 
     def on_port_opened(self, kind: str, client: str, incarnation: int, port: Port) -> None:
@@ -362,7 +394,10 @@ class WriterActor(ProcessActor):
             self.state.close_port(slot_of(client), incarnation)
 
     def on_start(self) -> None:
-        self.state.recover()
+        try:
+            self.state.recover()
+        except StoreFailed as error:
+            self.context.store_failed(error.remark)
         # Whoever waited for what the dead writer had published and not yet rung for.
         for source in self.state.sources.values():
             self._ring(source.slot)
@@ -380,7 +415,14 @@ class WriterActor(ProcessActor):
             self._ring_waiters()
         if self.state.file_is_missing:
             self.context.doorbells["cleaner"].ring()
+        if self.config.store.pooled:
+            self._wish_for_room()
         return bool(moved)
+
+    def _wish_for_room(self) -> None:
+        wished = self.positions.role(self.context.slot, RoleCell.WANTED_WRITTEN)
+        if wished != self.state.wanted_written:
+            self.positions.set_role(self.context.slot, RoleCell.WANTED_WRITTEN, self.state.wanted_written)
 
     def has_news(self) -> bool:
         # A port that cannot go on does not keep us awake; but then only a whole look finds another one's.

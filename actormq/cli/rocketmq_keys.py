@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 QUEUE_ENTRY_BYTES: Final = 20
+POOL_BUFFER_BYTES: Final = 64 * 1024 * 1024
+"""What one of RocketMQ's pool buffers is here: theirs hold a whole log file each, ours is a ring."""
 
 
 def _plain(text: str) -> object:
@@ -51,8 +53,19 @@ BROKER_KEYS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "flushIntervalCommitLog": ("store.flush_interval_ms", _plain),
     "flushCommitLogLeastPages": ("store.flush_least_pages", _plain),
     "flushCommitLogThoroughInterval": ("store.flush_thorough_interval_ms", _plain),
+    "flushCommitLogTimed": ("store.flush_timed", _plain),
+    "wakeFlushWhenPutMessage": ("store.flush_on_append", _plain),
     "flushIntervalConsumeQueue": ("store.flush_queue_interval_ms", _plain),
+    "flushConsumeQueueLeastPages": ("store.flush_queue_least_pages", _plain),
+    "flushConsumeQueueThoroughInterval": ("store.flush_queue_thorough_interval_ms", _plain),
     "syncFlushTimeout": ("store.sync_flush_timeout_ms", _plain),
+    "transientStorePoolEnable": ("store.pool_enabled", _plain),
+    "transientStorePoolSize": ("store.pool_bytes", _times(POOL_BUFFER_BYTES)),
+    "commitIntervalCommitLog": ("store.pool_commit_interval_ms", _plain),
+    "commitCommitLogLeastPages": ("store.pool_commit_least_pages", _plain),
+    "commitCommitLogThoroughInterval": ("store.pool_commit_thorough_interval_ms", _plain),
+    "wakeCommitWhenPutMessage": ("store.pool_commit_on_append", _plain),
+    "fastFailIfNoBufferInStorePool": ("store.pool_fail_fast", _plain),
     "maxMessageSize": ("store.body_bytes_max", _plain),
     "fileReservedTime": ("store.retention_hours", _plain),
     "deleteWhen": ("store.delete_when", _plain),

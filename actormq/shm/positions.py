@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from actormq.config import FlushMode, StoreConfig
 from actormq.kernels.rings import Cells
 
 CELL_BYTES: Final = 64
@@ -40,6 +41,8 @@ class Position(IntEnum):
     """Version of the published tables: epoch << 40 | end (coordinator; see tables.py)."""
     STORE_TIMESTAMP = 8
     """Store timestamp of the last appended record, ms (writer)."""
+    WRITTEN = 9
+    """Log offset up to which the log is in its files (flusher; moves only with a store pool)."""
 
 
 class RoleCell(IntEnum):
@@ -72,6 +75,7 @@ class RoleCell(IntEnum):
     COUNTER_5 = 17
     COUNTER_6 = 18
     COUNTER_7 = 19
+    WANTED_WRITTEN = 20
 
 
 class RoleState(IntEnum):
@@ -105,6 +109,22 @@ SLOT_OF: Final[dict[str, int]] = {
     "recovery": 12,
 }
 """Slots of the roles there is one of; gateways follow from `GATEWAY_SLOT`."""
+
+WANTED: Final = {
+    Position.APPENDED: RoleCell.WANTED_APPENDED,
+    Position.FLUSHED: RoleCell.WANTED_FLUSHED,
+    Position.WRITTEN: RoleCell.WANTED_WRITTEN,
+}
+"""Where the wish for a position is written."""
+
+
+def readable(config: StoreConfig) -> Position:
+    """Return the position up to which the log is in its files, and nothing that it says can be taken back
+    in this broker's mode: dispatching and reading go as far."""
+    if config.flush is FlushMode.SYNC:
+        return Position.FLUSHED
+    return Position.WRITTEN if config.pooled else Position.APPENDED
+
 
 _ROLE_OF = {slot: role for role, slot in SLOT_OF.items()}
 

@@ -8,6 +8,7 @@ is, and a reader that finds anything else refuses it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import logging
 import mmap
@@ -91,6 +92,11 @@ class Segment:
             with contextlib.suppress(BufferError):
                 self.view.release()
                 self._memory.close()
+
+    def lock(self) -> bool:
+        """Keep the payload in memory as long as this map lives; False where the system does not allow it."""
+        payload = (ctypes.c_char * len(self.view)).from_buffer(self.view)
+        return bool(ctypes.CDLL(None).mlock(payload, ctypes.c_size_t(len(payload))) == 0)
 
     def unlink(self) -> None:
         """Remove the name; the memory goes with its last user."""

@@ -212,7 +212,9 @@ def digest(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
-def broker_config(store: Path, flush: FlushMode, pumps: int, **keys: object) -> BrokerConfig:
+def broker_config(
+    store: Path, flush: FlushMode, pumps: int, pooled: bool = False, **keys: object
+) -> BrokerConfig:
     base = BrokerConfig(
         store=StoreConfig(
             root=store,
@@ -222,6 +224,8 @@ def broker_config(store: Path, flush: FlushMode, pumps: int, **keys: object) -> 
             index_slots=100,
             index_entries=400,
             flush=flush,
+            pool_enabled=pooled,
+            pool_bytes=6 << 20,
             flush_interval_ms=50,
             flush_queue_interval_ms=50,
             flush_thorough_interval_ms=200,
@@ -271,6 +275,7 @@ class StoreBroker(Demo):
         folder: for the store and the histories.
         messages: how many each pump sends at first.
         faults: as in ``ACTORMQ_FAULT``, for the first life of each role.
+        pooled: with a store pool.
         classes: role → class of this file that takes its place.
     """
 
@@ -283,6 +288,7 @@ class StoreBroker(Demo):
         messages: int = 500,
         body_bytes: int = 200,
         faults: str = "",
+        pooled: bool = False,
         classes: dict[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -299,13 +305,14 @@ class StoreBroker(Demo):
             "store": str(self.store),
             "flush": flush.value,
             "pumps": pumps,
+            "pooled": pooled,
             "histories": str(self.histories),
             "messages": messages,
             "body_bytes": body_bytes,
             "classes": classes or {},
             "roles": dict.fromkeys((*STORE_ROLES, *self.pumps), ""),
         }
-        self.config = broker_config(self.store, flush, pumps)
+        self.config = broker_config(self.store, flush, pumps, pooled)
 
     def start(self) -> Self:
         try:
@@ -415,6 +422,7 @@ def main(argument: str) -> int:
         Path(request["store"]),
         FlushMode(request["flush"]),
         request["pumps"],
+        request["pooled"],
         histories=request["histories"],
         messages=request["messages"],
         body_bytes=request["body_bytes"],

@@ -178,6 +178,28 @@ def test_sync_mode_answers_after_the_sync(tmp_path: Path) -> None:
         assert dev.stop() == 0
 
 
+def test_a_disk_that_does_not_answer(tmp_path: Path) -> None:
+    """FLUSH_DISK_TIMEOUT to who waits for it, SEND_OK to who does not, and no consumer sees either before
+    it is synced."""
+    with dev_in(tmp_path, flush="sync", env={"ACTORMQ_STORE_SYNC_FLUSH_TIMEOUT_MS": "300"}) as dev:
+        peer = Peer(dev)
+        assert peer.ask(send_request("slow")).code == 0
+        asked = RemotingCommand.request(30, {"topic": "slow", "queueId": "0"})
+        until("the first is readable", lambda: peer.ask(asked).fields["offset"] == "1")
+        flusher = roles(dev)["flusher"]
+        os.kill(flusher, signal.SIGSTOP)
+        try:
+            late = peer.ask(send_request("slow"))
+            assert (late.code, late.fields["queueOffset"]) == (10, "1")
+            assert peer.ask(send_request("slow", properties="WAIT\x01false\x02")).code == 0
+            assert peer.ask(asked).fields["offset"] == "1"
+        finally:
+            os.kill(flusher, signal.SIGCONT)
+        until("all are readable", lambda: peer.ask(asked).fields["offset"] == "3")
+        peer.close()
+        assert dev.stop() == 0
+
+
 def test_a_gateway_that_stood_still_sets_no_offset_back(dev: Dev, peer: Peer) -> None:
     """What it had read before it was stopped comes late: the group has gone on through another gateway.
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faults.disks import FailingDisk
 from store_rig import FILE_BYTES, Died, Memory, StoreWriter, append, killing
 
 from actormq.actors.dispatcher import Dispatcher
@@ -72,8 +73,9 @@ class Rig:
         rows = QueueRows()
         rows.apply(*TablesReader(memory.tables_view, memory.positions, slot_of("flusher")).poll())
         self.flusher = Flusher(
-            memory.config, self.disk, memory.positions, memory.extents_view, memory.intent, rows, fresh
-        )
+            memory.config, self.disk, memory.positions, memory.extents_view, memory.intent, rows, fresh,
+            pool=memory.pool,
+        )  # fmt: skip
         return self.flusher
 
     def dispatch(self) -> None:
@@ -194,6 +196,84 @@ class TestAsyncMode:
         assert rig.flushed == first.log_end
 
 
+class TestStorePool:
+    """First into the files, where readers see it; then as in async mode."""
+
+    @pytest.fixture
+    def rig(self, memory: Memory) -> Rig:
+        return Rig(memory.with_pool(), FlushMode.ASYNC)
+
+    def written(self, rig: Rig) -> int:
+        return rig.memory.positions.get(Position.WRITTEN)
+
+    def test_pages_are_written_at_once_a_little_after_its_interval(self, rig: Rig) -> None:
+        little = rig.store.put()
+        rig.run(0)
+        assert self.written(rig) == 0
+        assert rig.flusher.wake_at_ns == 200 * MS
+        assert rig.flusher.wanted_appended == 4 * PAGE_BYTES
+        rig.run(200 * MS)
+        assert self.written(rig) == little.log_end
+        much = rig.store.put(body=bytes(4 * PAGE_BYTES))
+        rig.run(200 * MS)
+        assert self.written(rig) == much.log_end
+        assert rig.flushed == 0
+        assert rig.flusher.log.due_ns == 700 * MS, "an interval after the first byte came into the files"
+        rig.run(700 * MS)
+        assert rig.flushed == much.log_end
+
+    def test_dispatched_is_what_is_in_the_files(self, rig: Rig) -> None:
+        rig.store.put()
+        rig.run(0)
+        rig.dispatch()
+        assert rig.memory.extents.read(0).max == 0
+        rig.run(200 * MS)
+        rig.dispatch()
+        assert rig.memory.extents.read(0).max == 1
+
+    def test_who_asks_for_a_sync_is_served_at_once(self, rig: Rig) -> None:
+        done = rig.store.put()
+        rig.memory.positions.set_role(slot_of("coordinator"), RoleCell.WANTED_FLUSHED, done.log_end)
+        rig.run(0)
+        assert (self.written(rig), rig.flushed) == (done.log_end, done.log_end)
+
+    def test_half_full_is_due_whatever_the_settings(self, memory: Memory) -> None:
+        memory.config = replace(
+            memory.config, pool_commit_on_append=False, pool_commit_interval_ms=10_000,
+            pool_commit_thorough_interval_ms=10_000,
+        )  # fmt: skip
+        rig = Rig(memory.with_pool(4 << 20), FlushMode.ASYNC)
+        half = 2 << 20
+        while memory.positions.get(Position.APPENDED) < half:
+            assert self.written(rig) == 0
+            rig.store.put(body=bytes(60_000))
+            rig.run(0)
+        assert self.written(rig) == memory.positions.get(Position.APPENDED)
+        rig.store.put(body=bytes(4 * PAGE_BYTES))
+        rig.run(0)
+        assert rig.flusher.wanted_appended == self.written(rig) + half
+
+    def test_checkpoint_speaks_of_what_is_synced(self, rig: Rig) -> None:
+        rig.store.put(wall_ms=NOW_MS, body=bytes(4 * PAGE_BYTES))
+        rig.run(0)
+        rig.store.put(wall_ms=NOW_MS + 1)
+        rig.run(500 * MS - 1)
+        rig.flusher.stopping = True
+        rig.dispatch()
+        rig.run(500 * MS)
+        assert rig.on_disk().log_timestamp == NOW_MS + 1
+        assert rig.flushed == self.written(rig) == rig.memory.positions.get(Position.APPENDED)
+
+    def test_failed_write_stops_the_broker(self, rig: Rig) -> None:
+        rig.store.put()
+        rig.run(0)
+        rig.flusher.files.disk = FailingDisk(RealDisk(), 1, kinds=["pwritev"], short=True)
+        with pytest.raises(StoreFailed, match=r"cannot write .*/commitlog/0{20} from log offset 0"):
+            rig.run(200 * MS)
+        assert rig.memory.positions.get(Position.STORE_FAILED) == 1
+        assert self.written(rig) == 0
+
+
 class TestFailedSync:
     @pytest.mark.parametrize("bad", ["commitlog", "consumequeue", "checkpoint", "index"])
     def test_stops_the_broker_and_is_never_tried_again(self, memory: Memory, bad: str) -> None:
@@ -246,6 +326,35 @@ class TestQueuesAndCheckpoint:
         assert [path for path in rig.disk.synced if "consumequeue" in path] == [
             str(memory.root / "consumequeue" / "topic" / "1" / ("0" * 20))
         ]
+
+    def test_queues_with_little_news_wait_for_the_thorough_round(self, memory: Memory) -> None:
+        """Meanwhile the checkpoint speaks of the log only: what it says of queues must hold for all."""
+        memory.config = replace(memory.config, flush_queue_least_pages=1)
+        rig = Rig(memory)
+        rig.store.put()
+        rig.run(0)
+        rig.dispatch()
+        now_ns = rig.round(0)
+        assert rig.on_disk().queues_flushed == rig.flushed, "the first round is thorough"
+        rig.disk.synced.clear()
+        before = rig.flushed
+        done = [rig.store.put(row=1, queue_id=1) for _ in range(PAGE_BYTES // 20)][-1]
+        done = rig.store.put()
+        rig.run(now_ns)
+        rig.dispatch()
+        assert rig.round(now_ns) == now_ns + 1_000 * MS
+        queue_files = [path.split("/")[-2] for path in rig.disk.synced if path.endswith("/" + "0" * 20)]
+        assert queue_files == ["commitlog", "1"]
+        on_disk = rig.on_disk()
+        assert (on_disk.log_flushed, on_disk.queues_flushed) == (done.log_end, before)
+        assert not rig.flusher.clean
+        assert rig.flusher.wake_at_ns == now_ns + 60_000 * MS
+        assert rig.flusher.wanted_dispatched == done.log_end + 1
+        rig.disk.synced.clear()
+        assert rig.round(now_ns + 2_000 * MS) == now_ns + 60_000 * MS
+        assert [path.split("/")[-2] for path in rig.disk.synced if path.endswith("/" + "0" * 20)] == ["0"]
+        assert rig.on_disk().queues_flushed == done.log_end
+        assert rig.flusher.clean
 
     def test_every_file_that_new_entries_lie_in(self, memory: Memory) -> None:
         rig = Rig(memory)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faults.disks import FailingDisk
 from store_rig import (
     FILE_BYTES,
     HOST,
@@ -54,8 +55,9 @@ class Rig:
     def start(self, disk: Disk | None = None) -> Writer:
         memory = self.memory
         self.writer = Writer(
-            memory.config, disk or RealDisk(), memory.positions, memory.extents_view, memory.intent, HOST
-        )
+            memory.config, disk or RealDisk(), memory.positions, memory.extents_view, memory.intent, HOST,
+            pool=memory.pool,
+        )  # fmt: skip
         for number, raw in enumerate(self.raw):
             self.writer.open_port(16 + number, 1, raw)  # type: ignore[arg-type]
         self.writer.recover()
@@ -437,3 +439,94 @@ def test_any_deaths_in_any_order(memory: Memory, seed: int) -> None:
 def test_store_host_is_address_and_port() -> None:
     assert store_host("127.0.0.1", 10911) == HOST
     assert store_host("::1", 1) == bytes(15) + b"\1" + b"\0\0\0\1"
+
+
+class TestStorePool:
+    """Acknowledged from memory; the flusher brings it into the files."""
+
+    def fill(self, rig: Rig) -> list[Completion]:
+        """Send until the writer takes no more; return what was answered."""
+        done: list[Completion] = []
+        for ticket in range(200):
+            append(rig.clients[0], ticket, body=bytes(60_000))
+            rig.finish()
+            done += rig.completions()
+            if len(done) <= ticket:
+                break
+        return done
+
+    @pytest.fixture
+    def rig(self, memory: Memory) -> Rig:
+        memory.log_files().create(FILE_BYTES)
+        memory.log_files().create(2 * FILE_BYTES)
+        return Rig(memory.with_pool())
+
+    def test_answers_before_anything_is_in_the_file(self, rig: Rig) -> None:
+        append(rig.clients[0], 1)
+        rig.run()
+        (done,) = rig.completions()
+        assert rig.memory.positions.get(Position.APPENDED) == done.log_end
+        assert not any((rig.memory.root / "commitlog" / ("0" * 20)).read_bytes())
+
+    def test_full_pool_makes_sends_wait_and_says_what_for(self, rig: Rig) -> None:
+        done = self.fill(rig)
+        assert all(each.status == 0 for each in done)
+        assert rig.memory.pool is not None
+        assert done[-1].log_end <= len(rig.memory.pool)
+        assert rig.writer.is_stuck
+        assert rig.writer.wanted_written > 0
+        rig.memory.positions.set(Position.WRITTEN, rig.writer.wanted_written - 1)
+        assert rig.run() == []
+        rig.memory.positions.set(Position.WRITTEN, rig.writer.wanted_written)
+        assert rig.run()
+        assert rig.writer.wanted_written == 0
+        assert rig.completions()[0].status == 0
+
+    def test_full_pool_may_refuse_instead(self, rig: Rig) -> None:
+        rig.memory.config = replace(rig.memory.config, pool_fail_fast=True)
+        rig.start()
+        for ticket in range(60):
+            append(rig.clients[0], ticket, body=bytes(60_000))
+            rig.finish()
+        statuses = [done.status for done in rig.completions()]
+        assert statuses == sorted(statuses)
+        assert {0, 3} == set(statuses)
+        rig.memory.positions.set(Position.WRITTEN, rig.memory.positions.get(Position.APPENDED))
+        append(rig.clients[0], 1)
+        rig.run()
+        assert rig.completions()[0].status == 0
+
+    @pytest.mark.parametrize("point", ["writer.encoded", "writer.records-written", "writer.appended"])
+    def test_death_takes_nothing(self, rig: Rig, point: str) -> None:
+        """The successor counts on where the dead one was, although the files know nothing of it."""
+        append(rig.clients[0], 1)
+        rig.run()
+        append(rig.clients[0], 2)
+        with killing(point), pytest.raises(Died):
+            rig.run()
+        rig.start()
+        rig.finish()
+        append(rig.clients[0], 3)
+        rig.finish()
+        assert [(done.ticket, done.queue_offset) for done in rig.completions()] == [(1, 0), (2, 1), (3, 2)]
+
+
+class TestFailedWriteOfASuccessor:
+    """What a dead writer left cannot be undone, or read: nothing can be said of the log any more."""
+
+    def test_undoing(self, memory: Memory) -> None:
+        rig = Rig(memory)
+        append(rig.clients[0], 1)
+        with killing("writer.records-written"), pytest.raises(Died):
+            rig.run()
+        with pytest.raises(StoreFailed, match=r"cannot write .*/commitlog/0{20} at log offset 0"):
+            rig.start(FailingDisk(RealDisk(), 1, kinds=["zero_range"]))
+        assert memory.positions.get(Position.STORE_FAILED) == 1
+
+    def test_bringing_the_pool_into_the_files(self, memory: Memory) -> None:
+        rig = Rig(memory.with_pool())
+        append(rig.clients[0], 1)
+        rig.run()
+        with pytest.raises(StoreFailed, match="cannot write"):
+            rig.start(FailingDisk(RealDisk(), 1, kinds=["pwritev"]))
+        assert memory.positions.get(Position.STORE_FAILED) == 1

@@ -258,6 +258,9 @@ def test_every_key_of_rocketmq_leads_to_a_setting(tmp_path: Path) -> None:
     values |= {"mappedFileSizeConsumeQueue": "6000000", "storePathRootDir": "/d", "brokerId": "0"}
     values |= {"checkCRCOnRecover": "true", "autoCreateSubscriptionGroup": "true", "deleteWhen": "04;16"}
     values |= {"namesrvAddr": "h:1", "brokerPermission": "6", "diskSpaceWarningLevelRatio": "90"}
+    switches = "enabledAppendPropCRC forceVerifyPropCRC flushCommitLogTimed wakeFlushWhenPutMessage"
+    more = "wakeCommitWhenPutMessage fastFailIfNoBufferInStorePool"
+    values |= dict.fromkeys([*switches.split(), *more.split()], "true")
     text = "".join(f"{key}={values.get(key, '600')}\n" for key in BROKER_KEYS if "Enable" not in key)
     loaded = load_broker(written(tmp_path, "b.conf", text), {}, {})
     assert isinstance(loaded.config, BrokerConfig)

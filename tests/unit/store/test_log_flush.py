@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from actormq.config import FlushMode, StoreConfig
-from actormq.store.log_flush import PAGE_BYTES, LogFlush
+from actormq.store.log_flush import PAGE_BYTES, LogFlush, Pace
 
 MS = 1_000_000
 
 
-def plan(flush: FlushMode = FlushMode.ASYNC) -> LogFlush:
-    return LogFlush(StoreConfig(root=Path("/nowhere"), flush=flush), 100)
+def config(**settings: object) -> StoreConfig:
+    return StoreConfig(root=Path("/nowhere"), **settings)  # type: ignore[arg-type]
+
+
+def plan(**settings: object) -> LogFlush:
+    return LogFlush(Pace.of_flush(config(**settings)), 100)
 
 
 def test_plan_follows_the_clock_only_while_something_is_unsynced() -> None:
@@ -58,7 +62,31 @@ def test_wish_is_what_changes_the_plan(appended: int, wanted: int) -> None:
 
 
 def test_sync_mode_is_always_due() -> None:
-    log = plan(FlushMode.SYNC)
+    log = plan(flush=FlushMode.SYNC)
     assert log.due_ns is None
     log.look(101, 5 * MS)
     assert log.due_ns == 5 * MS
+
+
+@pytest.mark.parametrize(
+    ("timed", "on_append", "due_ms"),
+    [(True, False, 500), (True, True, 500), (False, False, 500), (False, True, 0)],
+)
+def test_appends_end_the_interval_only_where_both_settings_say_so(
+    timed: bool, on_append: bool, due_ms: int
+) -> None:
+    """As in RocketMQ: a plain sleep cannot be ended, and otherwise somebody must end it."""
+    log = plan(flush_timed=timed, flush_on_append=on_append)
+    log.look(100 + 4 * PAGE_BYTES, 0)
+    assert log.due_ns == due_ms * MS
+
+
+def test_pool_is_committed_once_there_are_pages_or_after_its_interval() -> None:
+    commit = LogFlush(Pace.of_commit(config()), 0)
+    commit.look(1, 0)
+    assert commit.due_ns == 200 * MS
+    commit.look(4 * PAGE_BYTES, 7 * MS)
+    assert commit.due_ns == 0
+    waiting = LogFlush(Pace.of_commit(config(pool_commit_on_append=False, pool_commit_interval_ms=50)), 0)
+    waiting.look(4 * PAGE_BYTES, 0)
+    assert waiting.due_ns == 50 * MS
