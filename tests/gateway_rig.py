@@ -21,7 +21,7 @@ import zmq
 from store_rig import Memory, MemoryPort, SilentDoorbell
 
 from actormq.actors.coordinator import Needed, NeedGroup, NeedTopic, Serve, Served
-from actormq.actors.dispatcher import Dispatcher
+from actormq.actors.dispatcher import Dispatcher, Mend
 from actormq.actors.gateway import GatewayActor
 from actormq.actors.holder import HolderActor
 from actormq.actors.mailbox import Sender
@@ -70,6 +70,18 @@ class Coordinator:
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [message for message in self.heard if isinstance(message, kind)]
+
+
+class DispatcherRef:
+    """Leads to the rig's dispatcher."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+
+    def tell(self, message: Any) -> bool:
+        assert isinstance(message, Mend)
+        self.rig.dispatcher.mend(message.log_offset)
+        return True
 
 
 class TestClock(SystemClock):
@@ -244,7 +256,7 @@ class Rig:
             listeners={name: listener.fileno() for name, listener in self.listeners.items()},
             clock=self.clock,
             log=logging.getLogger("gateway"),
-            refs={"coordinator": self.coordinator},  # type: ignore[dict-item]
+            refs={"coordinator": self.coordinator, "dispatcher": DispatcherRef(self)},  # type: ignore[dict-item]
         )
         self.gateway = GatewayActor(context)
         self.gateways.append(self.gateway)

@@ -1,6 +1,7 @@
 """dispatcher: turns the log into what readers need: queues and index.
 
-From: writer or flusher (ring at the safe point), coordinator (published tables: which queue has which row).
+From: writer or flusher (ring at the safe point), coordinator (published tables: which queue has which row),
+gateways (Mend: an entry does not lead to its message).
 To: holder (rows that have grown), whoever waits for `dispatched`.
 Owns: consume-queue files, the newest index file, the extents' `max` column, the cell DISPATCHED.
 Dies with it: nothing.  Its successor begins at `dispatched` and writes the same entries to the same places.
@@ -12,11 +13,14 @@ could take back.
 from __future__ import annotations
 
 import struct
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
+
+import msgspec
 
 from actormq import faults
 from actormq.actors.flusher import INDEX_TIMESTAMP, QUEUES_TIMESTAMP
 from actormq.actors.holder import ARRIVED_OVERFLOW, WAITING
+from actormq.actors.mailbox import Sender
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.broker.delay import DelayLevels
 from actormq.broker.queue_rows import QueueRow, QueueRows
@@ -28,7 +32,7 @@ from actormq.shm.positions import WANTED, Position, Positions, RoleCell, readabl
 from actormq.shm.ring import RingProducer
 from actormq.shm.tables import TablesReader
 from actormq.store import index
-from actormq.store.commit_log import FOLDER, LogReader
+from actormq.store.commit_log import FOLDER, LogReader, LogRemoved
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import QueueFiles
 from actormq.store.disk import NO_SPACE, Disk, RealDisk
@@ -51,6 +55,12 @@ NO_SPACE_RETRY_NS: Final = 1_000_000_000
 ROWS_AN_ENTRY_MAX: Final = 4096
 _DEAD_ROW: Final = 0xFFFFFFFF
 """Stands for the row of a queue whose topic is gone: its entries are dropped."""
+
+
+class Mend(msgspec.Struct, frozen=True, tag=True):
+    """The queue entry of a record is damaged."""
+
+    log_offset: int
 
 
 class Dispatcher:
@@ -178,6 +188,34 @@ class Dispatcher:
             return 0
         return max(0, self._began_ns + SPACING_NS - now_ns)
 
+    def mend(self, log_offset: int) -> bool:
+        """Write the queue entry of one dispatched record again; False when there is no such record or queue.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        base = log_offset - log_offset % self.config.log_file_bytes
+        if not self.positions.get(Position.CLEANED) <= log_offset < self.dispatched:
+            return False
+        try:
+            view = self._reader.file(base)
+        except LogRemoved:
+            return False
+        start = log_offset - base
+        one = records.scan(view, start, base, True, start + 1)
+        found = queues.dispatch(view, start, one.end, base, self._rows.rows, self._delay_ms, False)
+        mended = False
+        for row, first, entries in found.runs:
+            queue = self._rows.queues.get(row)
+            extent = self.extents.read(row) if queue is not None else None
+            if queue is None or extent is None or not self._is(extent.incarnation, queue):
+                continue
+            if extent.min <= first < extent.max and log_offset >= self.extents.log_start(row):
+                self._files.write(queue.topic, queue.queue_id, first, entries)
+                mended = True
+        self._files.dirty()
+        return mended
+
     def _step(self, safe: int, wall_ms: int) -> list[int]:
         file_bytes = self.config.log_file_bytes
         base = self.dispatched - self.dispatched % file_bytes
@@ -267,6 +305,7 @@ class DispatcherActor(ProcessActor):
     """The wiring: wishes out, doorbells in, grown rows to the holder."""
 
     writes_store: ClassVar[bool] = True
+    messages: ClassVar[tuple[type[msgspec.Struct], ...]] = (Mend,)
 
     def __init__(self, context: RoleContext) -> None:
         super().__init__(context)
@@ -301,6 +340,13 @@ class DispatcherActor(ProcessActor):
             self._ring_waiters()
         self.positions.set_role(self.context.slot, self.state.wanted, self.state.dispatched + 1)
         return grown is not None
+
+    def on_message(self, message: Any, sender: Sender) -> None:
+        try:
+            self.state.mend(message.log_offset)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
 
     def has_news(self) -> bool:
         return self.state.has_news

@@ -87,14 +87,15 @@ class StoreReader:
         )
 
     def record(self, log_offset: int) -> records.Record | None:
-        """Return the record that begins at `log_offset`, None when none does, or it is not safe yet."""
+        """Return the record that begins at `log_offset`; None: none does, it is damaged, or not safe yet."""
         if not self._positions.get(Position.CLEANED) <= log_offset <= self.safe - _RECORD_BYTES_MIN:
             return None
         try:
             (size,) = _SIZE.unpack(self._log.view(log_offset, _SIZE.size))
             if not _RECORD_BYTES_MIN <= size <= self.safe - log_offset:
                 return None
-            found = records.decode(self._log.view(log_offset, size))
+            # Who asks stores it again, under a new CRC: what is damaged must not become right by that.
+            found = records.decode(self._log.view(log_offset, size), check_crc=True)
         except (LogRemoved, records.BadRecord):
             return None
         # Peers name log offsets: bytes inside a body can look like a record, but do not know their place.

@@ -7,7 +7,8 @@ from actormq.kernels.atomics cimport amq_full_fence, amq_load_acquire
 from actormq.kernels.heads cimport HEADER_MAX, SLOW, TAKEN, Headers, same
 from actormq.kernels.queues cimport choose, numbers
 from actormq.kernels.records cimport (
-    advance, load_i32, load_i64, pointer, pointer_const, store_i16, store_i32, text_at)
+    advance, bytes_pointer, is_message, load_i32, load_i64, pointer, pointer_const, store_i16,
+    store_i32, text_at)
 
 ctypedef unsigned long long u64
 ctypedef const unsigned char *source
@@ -81,6 +82,7 @@ cdef bint is_end(int outcome) noexcept
 cdef class PullQueue:
     cdef long long row, row_incarnation
     cdef tuple key
+    cdef bytes topic
     cdef long long first, end
     cdef const unsigned char[::1] entries
 
@@ -113,7 +115,7 @@ cdef class PullPath(Headers):
     cdef object _map_queue, _map_log, _log_parts
     cdef const unsigned char[::1] _log
     cdef unsigned char[::1] _key
-    cdef long long[::1] _chosen
+    cdef long long[::1] _chosen, _entries
     cdef long long _log_base, _now_ns, _log_min, _log_end, _min, _max, _next
     cdef Py_ssize_t _telling
     cdef u64 _waits
@@ -147,10 +149,13 @@ cdef class PullPath(Headers):
     @cython.locals(at=Py_ssize_t, size=Py_ssize_t, out=target_bytes, place=Py_ssize_t, byte=int)
     cdef bint _put_text(self, source data, int number) except -1
     cdef bint _is_native(self, source data) except -1
-    @cython.locals(row=Py_ssize_t, incarnation="long long", data=source, count="long long", number=Py_ssize_t)
+    @cython.locals(row=Py_ssize_t, incarnation="long long", data=source, count="long long")
     cdef int _look(
         self, PullTarget target, PullQueue queue, long long offset, long long messages, long long bytes_max,
         long long entries) except -1
+    @cython.locals(number=Py_ssize_t, entry=source, log_offset="long long", size="long long", name=source,
+                   queue_id=int, name_size=Py_ssize_t, at="long long")
+    cdef bint _are_whole(self, PullQueue queue, source data, long long offset) except -1
     @cython.locals(oldest=PullQueue)
     cdef bint _map(self, PullQueue queue, long long offset) except -1
     @cython.locals(queue=PullQueue)

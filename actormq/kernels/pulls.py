@@ -28,6 +28,8 @@ if not cython.compiled:
     from actormq.kernels.queues import choose, numbers
     from actormq.kernels.records import (
         advance,
+        bytes_pointer,
+        is_message,
         load_i32,
         load_i64,
         pointer,
@@ -105,6 +107,7 @@ class PullQueue:
         self.row = row
         self.row_incarnation = row_incarnation
         self.key = key
+        self.topic = key[1].encode()
         self.first = self.end = 0
         self.entries = memoryview(b"")
 
@@ -237,6 +240,7 @@ class PullPath(Headers):
         self._log_base = -1
         self._key = memoryview(bytearray(KEY_BYTES_MAX))
         self._chosen = memoryview(bytearray((4 + 2 * max(limits[0], limits[2])) * 8)).cast("q")
+        self._entries = memoryview(bytearray(max(limits[0], limits[2]) * 8)).cast("q")
         self._now_ns = self._log_min = self._log_end = 0
         self._min = self._max = self._next = 0
         self._places: list[Waiting] = []
@@ -504,16 +508,41 @@ class PullPath(Headers):
             target.tag_codes,
             self._log_min,
             numbers(self._chosen),
+            numbers(self._entries),
         )
         self._next = offset + self._chosen[2]
-        for number in range(self._chosen[3]):
-            if not self._is_mapped(self._chosen[4 + 2 * number], self._chosen[5 + 2 * number]):
-                return ELSEWHERE
+        if self._chosen[2] == 0 or not self._are_whole(queue, data, offset):
+            return ELSEWHERE
         # Fenced: the reading is over before the row is looked at again.
         fence()
         if cell(self._rows, row) != incarnation or cell(self._rows, row + MIN) > offset:
             return ELSEWHERE
         return FOUND if self._chosen[0] else NONE_MATCHED
+
+    def _are_whole(self, queue: PullQueue, data: memoryview, offset: int) -> bool:
+        """Say whether the chosen messages are undamaged, each the one that its entry in `data` promises."""
+        name = bytes_pointer(queue.topic)
+        name_size = len(queue.topic)
+        queue_id = queue.key[2]
+        for number in range(self._chosen[0]):
+            entry = advance(data, self._entries[number] * ENTRY_BYTES)
+            log_offset = load_i64(entry, 0)
+            size = load_i32(entry, 8)
+            if not self._is_mapped(log_offset, size):
+                return False
+            at = log_offset - self._log_base
+            if not is_message(
+                pointer_const(self._log),
+                at,
+                size,
+                log_offset,
+                queue_id,
+                offset + self._entries[number],
+                name,
+                name_size,
+            ):
+                return False
+        return True
 
     def _map(self, queue: PullQueue, offset: int) -> bool:
         """Take hold of the file of a queue in which an offset lies; the oldest of too many is let go."""

@@ -2,12 +2,12 @@
 # C types of queues.py.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_GET_SIZE, PyByteArray_Resize
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr
 
 from actormq.kernels.atomics cimport amq_prefetch
 from actormq.kernels.records cimport (
     advance, copy_bytes,
-    check_record, load_i16, load_i32, load_i64, pointer, pointer_const, store_i32, store_i64)
+    check_record, equal_bytes, is_message, load_i16, load_i32, load_i64, pointer, pointer_const, store_i32, store_i64)
 
 cdef enum:
     _TAGS = 0
@@ -42,11 +42,6 @@ cdef inline bytearray new_bytes(Py_ssize_t size):
 
 cdef inline unsigned char *bytes_to(bytearray data) noexcept:
     return <unsigned char *>PyByteArray_AS_STRING(data)
-
-cdef inline bint equal_bytes(
-        const unsigned char *data, Py_ssize_t at, const unsigned char *other, Py_ssize_t other_at,
-        Py_ssize_t size) noexcept:
-    return memcmp(data + at, other + other_at, size) == 0
 
 cdef inline long long *numbers(long long[::1] view) noexcept:
     return &view[0]
@@ -117,14 +112,22 @@ cdef void put_key(
     long long timestamp, long long begin) noexcept
 @cython.locals(only=cython.longlong, only_one=cython.bint, ranges=cython.Py_ssize_t, range_end=cython.longlong,
                messages=cython.longlong, total=cython.longlong, at=cython.Py_ssize_t, log_offset=cython.longlong,
-               size=cython.int, code=cython.longlong)
+               size=cython.int, code=cython.longlong, hash_code=cython.bint)
 cdef int choose(
     const unsigned char *data, Py_ssize_t end, long long messages_max, long long bytes_max, object tag_codes,
-    long long log_min, long long *chosen) except -1
-@cython.locals(end=cython.Py_ssize_t)
+    long long log_min, long long *chosen, long long *places) except -1
+@cython.locals(end=cython.Py_ssize_t, room=cython.Py_ssize_t, number=cython.Py_ssize_t)
 cpdef object select(
     object entries, long long first_queue_offset, long long messages_max, long long bytes_max, object tag_codes=*,
     long long log_min=*)
+@cython.locals(count=cython.Py_ssize_t, number=cython.Py_ssize_t, place=cython.longlong, log_offset=cython.longlong,
+               size=cython.int, part=cython.Py_ssize_t, left=cython.Py_ssize_t, at=cython.Py_ssize_t)
+cpdef Py_ssize_t count_whole(
+    object entries, list places, long long first_queue_offset, tuple parts, bytes topic, int queue_id) except -1
+@cython.locals(size_of_view=cython.Py_ssize_t, at=cython.Py_ssize_t, size=cython.int)
+cpdef object find_message(
+    object view, Py_ssize_t start, Py_ssize_t limit, long long base_log_offset, bytes topic, int queue_id,
+    long long queue_offset)
 @cython.locals(out=cython.p_uchar, entries_at=cython.Py_ssize_t, emptied=bytearray, count=cython.longlong, used=cython.int,
                slot=cython.Py_ssize_t, number=cython.longlong, newest=cython.Py_ssize_t)
 cpdef object cut_index(object view, Py_ssize_t slots, long long entries_max, long long next_number)

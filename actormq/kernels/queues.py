@@ -35,6 +35,8 @@ if not cython.compiled:
         advance,
         check_record,
         copy_bytes,
+        equal_bytes,
+        is_message,
         load_i16,
         load_i32,
         load_i64,
@@ -74,10 +76,6 @@ if not cython.compiled:
     def bytes_to(data: bytearray) -> memoryview:
         """Return where `data` lies; compiled, a C pointer."""
         return memoryview(data)
-
-    def equal_bytes(data: memoryview, at: int, other: memoryview, other_at: int, size: int) -> bool:
-        """Say whether `size` bytes are the same."""
-        return data[at : at + size] == other[other_at : other_at + size]
 
     def append_key(keys: bytearray, used: int, key_hash: int, log_offset: int, store_timestamp: int) -> int:
         """Add one `KEY` unit to `keys`, of which `used` bytes count; return how many do now."""
@@ -137,6 +135,9 @@ class Selection(NamedTuple):
     next_queue_offset: int
     """Where the next pull goes on: behind the last entry that was looked at."""
     examined: int
+    """0: the first entry points nowhere."""
+    places: list[int]
+    """Which entry each message is of, from 0."""
 
 
 def hash_text(data: memoryview, at: int, size: int, seed: int) -> int:
@@ -567,22 +568,32 @@ def select(
     """Choose the messages of a pull from consecutive queue entries.
 
     Stops before the entry that would exceed a limit; the first message is taken whatever its size.
-    Entries that point nowhere (fillers, holes, before `log_min`) are passed over.
+    Stops, too, before an entry that points nowhere (fillers, holes, before `log_min`): somebody must see why.
 
     Args:
         entries: a whole number of 20-byte entries; what lies behind a last whole one is not looked at.
         first_queue_offset: the queue offset of the first of them.
-        tag_codes: take only entries with one of these codes; None takes all.  A code that is an address
-            in the extension file says nothing of the tags: it is taken, the client looks again.
+        tag_codes: take only entries with one of these codes; None takes all.  A code that is no hash (an
+            address in the extension file) says nothing of the tags: it is taken, the client looks again.
         log_min: where the commit log begins.
     """
     end = len(entries) // 20 * 20
-    chosen = array("q", bytes(8 * (4 + 2 * min(max(messages_max, 1), end // 20))))
+    room = min(max(messages_max, 1), end // 20)
+    chosen = array("q", bytes(8 * (4 + 2 * room)))
+    places = array("q", bytes(8 * (room + 1)))
     choose(
-        pointer_const(memoryview(entries)), end, messages_max, bytes_max, tag_codes, log_min, numbers(chosen)
+        pointer_const(memoryview(entries)),
+        end,
+        messages_max,
+        bytes_max,
+        tag_codes,
+        log_min,
+        numbers(chosen),
+        numbers(places),
     )
     ranges = [(chosen[4 + 2 * number], chosen[5 + 2 * number]) for number in range(chosen[3])]
-    return Selection(ranges, chosen[0], chosen[1], first_queue_offset + chosen[2], chosen[2])
+    first = first_queue_offset + chosen[2]
+    return Selection(ranges, chosen[0], chosen[1], first, chosen[2], places[: chosen[0]].tolist())
 
 
 def choose(
@@ -593,12 +604,14 @@ def choose(
     tag_codes: frozenset[int] | None,
     log_min: int,
     chosen: Any,
+    places: Any,
 ) -> None:
     """As `select`, over the entries in ``data[:end]``, for other kernels.
 
     Args:
         chosen: room for the messages, bytes, entries looked at and ranges, then log offset and bytes of as
             many ranges as there may be messages.
+        places: room for which entry each message is of.
     """
     only = 0
     only_one = tag_codes is not None and len(tag_codes) == 1
@@ -613,11 +626,11 @@ def choose(
         log_offset = load_i64(data, at)
         size = load_i32(data, at + 8)
         if size <= 0 or size == 0x7FFFFFFF or log_offset < log_min:
-            at += 20
-            continue
+            break
         if tag_codes is not None:
             code = load_i64(data, at + 12)
-            if code >= -0x80000000 and (code != only if only_one else code not in tag_codes):
+            hash_code = -0x80000000 <= code <= 0x7FFFFFFF
+            if hash_code and (code != only if only_one else code not in tag_codes):
                 at += 20
                 continue
         if messages >= messages_max or (messages > 0 and total + size > bytes_max):
@@ -628,6 +641,7 @@ def choose(
             chosen[3 + 2 * ranges] = 0
         chosen[3 + 2 * ranges] += size
         range_end += size
+        places[messages] = at // 20
         messages += 1
         total += size
         at += 20
@@ -635,6 +649,73 @@ def choose(
     chosen[1] = total
     chosen[2] = at // 20
     chosen[3] = ranges
+
+
+def count_whole(
+    entries: Any,
+    places: list[int],
+    first_queue_offset: int,
+    parts: tuple[Any, ...],
+    topic: bytes,
+    queue_id: int,
+) -> int:
+    """Return how many chosen messages, from the first on, are undamaged and those that their entries promise.
+
+    Args:
+        entries, first_queue_offset: as for `select`.
+        places: which entries were chosen.
+        parts: the messages' bytes in order; none lies in two parts.
+    """
+    count = len(places)
+    data = pointer_const(memoryview(entries))
+    name = pointer_const(memoryview(topic))
+    part = -1
+    at = left = 0
+    for number in range(count):
+        place = places[number]
+        log_offset = load_i64(data, place * 20)
+        size = load_i32(data, place * 20 + 8)
+        if left == 0:
+            part += 1
+            at = 0
+            left = len(parts[part])
+            log = pointer_const(memoryview(parts[part]))
+        if size > left or not is_message(
+            log, at, size, log_offset, queue_id, first_queue_offset + place, name, len(topic)
+        ):
+            return number
+        at += size
+        left -= size
+    return count
+
+
+def find_message(
+    view: Any, start: int, limit: int, base_log_offset: int, topic: bytes, queue_id: int, queue_offset: int
+) -> tuple[int, int]:
+    """Walk the records of one file until the one that is this message of its queue.
+
+    Args:
+        view: one log file from its first byte to its last.
+        start: position of a record.
+        limit: only records that begin before this position are looked at.
+
+    Returns:
+        A position, and the message's size if it is there, undamaged; else minus the `ScanEnd` that says why.
+    """
+    data = pointer_const(memoryview(view))
+    name = pointer_const(memoryview(topic))
+    size_of_view = len(view)
+    at = start
+    while at < limit:
+        size = check_record(data, at, size_of_view, base_log_offset + at, False)
+        if size <= 0:
+            return at, size
+        if load_i64(data, at + 20) == queue_offset and is_message(
+            data, at, size, base_log_offset + at, queue_id, queue_offset, name, len(topic)
+        ):
+            return at, size
+        at += size
+    return at, 0
 
 
 def gather(view: Any, base_log_offset: int, ranges: list[tuple[int, int]], size: int) -> bytearray | None:

@@ -3,7 +3,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 cdef extern from "Python.h":
     int PyBUF_READ
@@ -49,6 +49,11 @@ cdef inline Py_ssize_t find_byte(
     cdef const unsigned char *found = <const unsigned char *>memchr(data + at, value, end - at)
     return -1 if found == NULL else found - data
 
+cdef inline bint equal_bytes(
+        const unsigned char *data, Py_ssize_t at, const unsigned char *other, Py_ssize_t other_at,
+        Py_ssize_t size) noexcept:
+    return memcmp(data + at, other + other_at, size) == 0
+
 cdef inline object bytes_view(const unsigned char *data, Py_ssize_t size):
     return PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
 
@@ -88,7 +93,7 @@ cpdef bytes without_record_crc(object properties)
 cdef int append_record_crc(unsigned char *out, Py_ssize_t start, Py_ssize_t end) except -1
 @cython.locals(crc=cython.longlong, digit=cython.int)
 cdef long long _record_crc_at(const unsigned char *data, Py_ssize_t at) noexcept
-@cython.locals(own_at=cython.Py_ssize_t)
+@cython.locals(own_at=cython.Py_ssize_t, unlike=cython.ulonglong)
 cdef bint _is_intact(
     const unsigned char *data, Py_ssize_t at, Py_ssize_t size, int properties_size, Py_ssize_t body_at, int body_size,
     int check_crc) except -1
@@ -110,6 +115,10 @@ cdef Py_ssize_t encode_parts(
                topic_size=cython.int, properties_size=cython.int)
 cdef int check_record(
     const unsigned char *data, Py_ssize_t at, Py_ssize_t end, long long physical_offset, int check_crc) except? -100
+@cython.locals(sys_flag=cython.int, body_at=cython.Py_ssize_t, topic_at=cython.Py_ssize_t, found_size=cython.int)
+cdef bint is_message(
+    const unsigned char *data, Py_ssize_t at, Py_ssize_t size, long long physical_offset, int queue_id,
+    long long queue_offset, const unsigned char *topic, Py_ssize_t topic_size) except -1
 cdef long long store_timestamp_at(const unsigned char *data, Py_ssize_t at) noexcept
 @cython.locals(size_of_view=cython.Py_ssize_t, at=cython.Py_ssize_t, last_start=cython.Py_ssize_t, size=cython.int,
                last_timestamp=cython.longlong, records=cython.longlong, reason=cython.int)

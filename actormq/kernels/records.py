@@ -90,6 +90,10 @@ if not cython.compiled:
         found = bytes(data[at:end]).find(value)
         return at + found if found >= 0 else -1
 
+    def equal_bytes(data: memoryview, at: int, other: memoryview, other_at: int, size: int) -> bool:
+        """Say whether `size` bytes are the same."""
+        return data[at : at + size] == other[other_at : other_at + size]
+
     def load_i16(data: memoryview, at: int) -> int:
         value: int = _I16.unpack_from(data, at)[0]
         return value
@@ -238,8 +242,12 @@ def _is_intact(
 ) -> bool:
     """Say whether the record at `data[at:at + size]` is what its CRCs say."""
     own_at = at + size - RECORD_CRC_BYTES
-    if properties_size >= RECORD_CRC_BYTES and load_i64(data, own_at) == _RECORD_CRC_KEY:
-        return _record_crc_at(data, own_at) == checksum(advance(data, at), size - RECORD_CRC_BYTES)
+    if properties_size >= RECORD_CRC_BYTES:
+        unlike = (load_i64(data, own_at) ^ _RECORD_CRC_KEY) & 0xFFFFFFFFFFFFFFFF
+        if unlike == 0:
+            return _record_crc_at(data, own_at) == checksum(advance(data, at), size - RECORD_CRC_BYTES)
+        if unlike & (unlike - 1) == 0:
+            return False  # one flipped bit in its name must not turn the check off
     if check_crc == _CRC_DEMAND:
         return False
     return body_size == 0 or checksum(advance(data, body_at), body_size) == load_i32(data, at + 8)
@@ -469,6 +477,42 @@ def check_record(data: memoryview, at: int, end: int, physical_offset: int, chec
     if check_crc and not _is_intact(data, at, size, properties_size, body_at, body_size, check_crc):
         return -ScanEnd.BAD_CRC
     return size
+
+
+def is_message(
+    data: memoryview,
+    at: int,
+    size: int,
+    physical_offset: int,
+    queue_id: int,
+    queue_offset: int,
+    topic: memoryview,
+    topic_size: int,
+) -> bool:
+    """Say whether `data[at:at + size]` is, undamaged, the message that the entry of a queue promises.
+
+    Args:
+        physical_offset, queue_offset: its places in the log and in the queue.
+        topic: where the name of the queue's topic starts.
+    """
+    if check_record(data, at, at + size, physical_offset, 1) != size:
+        return False
+    if load_i32(data, at + 12) != queue_id or load_i64(data, at + 20) != queue_offset:
+        return False
+    sys_flag = load_i32(data, at + 36)
+    body_at = at + 88
+    if sys_flag & _BORN_HOST_V6:
+        body_at += 12
+    if sys_flag & _STORE_HOST_V6:
+        body_at += 12
+    topic_at = body_at + load_i32(data, body_at - 4)
+    if load_i32(data, at + 4) == _V1:
+        found_size = data[topic_at]
+        topic_at += 1
+    else:
+        found_size = load_i16(data, topic_at)
+        topic_at += 2
+    return found_size == topic_size and equal_bytes(data, topic_at, topic, 0, topic_size)
 
 
 def store_timestamp_at(data: memoryview, at: int) -> int:

@@ -75,7 +75,8 @@ class RoleCell(IntEnum):
     COUNTER_5 = 17
     COUNTER_6 = 18
     COUNTER_7 = 19
-    WANTED_WRITTEN = 20
+    COUNTER_8 = 20
+    WANTED_WRITTEN = 21
 
 
 class RoleState(IntEnum):

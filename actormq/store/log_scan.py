@@ -6,6 +6,7 @@ cutting there would throw away what was acknowledged.  It is passed over, named,
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +19,7 @@ _STEP_BYTES: Final = 32 * 1024 * 1024
 """So much is mapped in at once: a start must not need memory in proportion to the log."""
 _BLOCK_BYTES: Final = 4096
 _SEARCH_BYTES: Final = 1024 * 1024
+_NO_END: Final = 1 << 62
 _MAGICS: Final = (
     records.MAGIC_V1.to_bytes(4, "big", signed=True),
     records.MAGIC_V2.to_bytes(4, "big", signed=True),
@@ -128,8 +130,8 @@ def _has_zeros(reader: LogReader, start: int, end: int) -> bool:
     )
 
 
-def next_record(reader: LogReader, bases: list[int], start: int) -> int | None:
-    """Return the log offset of the first good record at or after `start`; None without one.
+def next_record(reader: LogReader, bases: Container[int], start: int, end: int = _NO_END) -> int | None:
+    """Return the log offset of the first good record in [start, end); None without one.
 
     A record says itself where it belongs, so bytes inside another's body are not taken for one.
     """
@@ -137,7 +139,7 @@ def next_record(reader: LogReader, bases: list[int], start: int) -> int | None:
     while (base := at - at % reader.file_bytes) in bases:
         view = reader.file(base)
         position = at - base
-        while position < reader.file_bytes:
+        while position < reader.file_bytes and base + position < end:
             # A magic number may lie across the border of two pieces.
             piece = bytes(view[position : position + _SEARCH_BYTES + 7])
             for candidate in _candidates(piece):
@@ -147,7 +149,8 @@ def next_record(reader: LogReader, bases: list[int], start: int) -> int | None:
                         view, position + candidate, base, records.CRC_CHECK, position + candidate + 1
                     ).records
                 ):
-                    return base + position + candidate
+                    found = base + position + candidate
+                    return found if found < end else None
             position += _SEARCH_BYTES
         at = base + reader.file_bytes
     return None

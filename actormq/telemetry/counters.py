@@ -1,4 +1,4 @@
-"""Counters that any process can read: eight cells of each role's slot, named by the role.
+"""Counters that any process can read: nine cells of each role's slot, named by the role.
 
 A role adds to its own cells, so a counter needs no lock and survives its process: they count over
 all incarnations.  `snapshot` is what ``actormq status`` and the exporter show of the roles.
@@ -12,7 +12,7 @@ from typing import Final
 
 from actormq.shm.positions import Positions, RoleCell, RoleState, slot_of
 
-COUNTERS_MAX: Final = 8
+COUNTERS_MAX: Final = 9
 
 
 class Counters:

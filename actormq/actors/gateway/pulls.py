@@ -4,6 +4,8 @@ What is parked stays here, too, with its deadline: the holder only says when to 
 holder is told everything again.  A pull that is woken and finds nothing for its tags is parked again
 behind what it has looked at.
 
+What is sent has been looked at: it is undamaged and the message that its queue entry promises (`damage`).
+
 Common pulls go through a kernel (`actormq.kernels.pulls`), from the read buffer to the answer; it gives back
 what is rare, also when it has waited there already.  What follows here are the rules for all.
 """
@@ -11,10 +13,11 @@ what is rare, also when it has waited there already.  What follows here are the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from actormq.actors.gateway.clients import Client, is_native
+from actormq.actors.gateway.damage import Damage, sizes
 from actormq.actors.gateway.relay import OVERLOAD, OnNeeded
 from actormq.actors.gateway.replies import Replies
 from actormq.broker.pulling import (
@@ -39,7 +42,7 @@ from actormq.broker.tables import Tables
 from actormq.errors import RequestError, ResponseCode
 from actormq.kernels.parks import PARK_BYTES
 from actormq.kernels.pulls import PullPath, PullTarget, target_key
-from actormq.kernels.queues import ENTRY, ENTRY_BYTES, select
+from actormq.kernels.queues import ENTRY, ENTRY_BYTES, count_whole, select
 from actormq.net.tcp import Buffer
 from actormq.shm.extents import Extent, Extents
 from actormq.store.commit_log import LogReader, LogRemoved
@@ -148,6 +151,7 @@ class PullCounts:
     messages: int = 0
     bytes: int = 0
     pulls: int = 0
+    damaged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,12 @@ class Found:
     bytes: int = 0
     cold: Ranges | None = None
     """To be read elsewhere instead of `parts`."""
+    entries: memoryview | bytes = b""
+    """The queue from the pull's offset on."""
+    places: list[int] = field(default_factory=list)
+    """Which of these entries the messages are of."""
+    doubtful: bool = False
+    """The entry at the pull's offset leads nowhere."""
 
 
 class Pulls:
@@ -170,6 +180,7 @@ class Pulls:
     Args:
         memory_bytes: what is nearer to the log's end than this is taken to be in memory.
         address: this broker's, for a remark.
+        damage: finds the messages of entries that lead nowhere.
         cold: reads what may not be in memory; None: everything is read through the maps.
     """
 
@@ -188,6 +199,7 @@ class Pulls:
         memory_bytes: int,
         address: str,
         now_ns: Callable[[], int],
+        damage: Damage,
         cold: ColdRanges | None = None,
         path_class: type[PullPath] = PullPath,
     ) -> None:
@@ -203,6 +215,7 @@ class Pulls:
         self._memory_bytes = memory_bytes
         self._address = address
         self._now_ns = now_ns
+        self._damage = damage
         self._cold = cold
         self._path = self._make_path(path_class)
         self._targets: dict[bytes, PullTarget] = {}
@@ -268,6 +281,8 @@ class Pulls:
             counts.messages += path.messages
             counts.bytes += path.body_bytes
             path.pulls = path.messages = path.body_bytes = 0
+        counts.damaged += self._damage.count
+        self._damage.count = 0
         return counts
 
     # -- the common way
@@ -412,11 +427,8 @@ class Pulls:
         """Answer when the ranges have been read, here or by a thread that may wait for the disk."""
 
         def then(data: bytes | bytearray | None) -> None:
-            if data is None:
-                gone = Found(PullStatus.MESSAGE_WAS_REMOVING, found.next_offset, found.extent)
-                self._answer(pull, planned, gone)
-            else:
-                self._answer(pull, planned, replace(found, parts=(data,), cold=None))
+            parts = () if data is None else (data,)
+            self._answer(pull, planned, self._whole(pull, replace(found, parts=parts, cold=None)))
 
         assert self._cold is not None
         if not self._cold.read(ranges, then):
@@ -434,7 +446,7 @@ class Pulls:
                 return Found(place.status, place.next_offset, extent)
             found = self._read_at(pull, planned, extent)
             if self._extents.still_holds(planned.row, extent, pull.header.queue_offset):
-                return found
+                return self._whole(pull, found) if found.cold is None else found
         return Found(PullStatus.MESSAGE_WAS_REMOVING, pull.header.queue_offset, extent)
 
     def _read_at(self, pull: _Pull, planned: PullPlan, extent: Extent) -> Found:
@@ -453,22 +465,65 @@ class Pulls:
         entries = self._queues.view(header.topic, header.queue_id, offset, count, extent.incarnation)
         chosen = select(entries, offset, taken.messages, taken.bytes, planned.tag_codes, log_min)
         if not chosen.messages:
-            return Found(PullStatus.NO_MATCHED_MESSAGE, chosen.next_queue_offset, extent)
-        if self._waits_for_disk(log_end - log_offset, chosen.ranges):
             return Found(
-                PullStatus.FOUND,
+                PullStatus.NO_MATCHED_MESSAGE,
                 chosen.next_queue_offset,
                 extent,
-                (),
-                chosen.messages,
-                chosen.bytes,
-                chosen.ranges,
+                doubtful=chosen.examined == 0,
             )
+        found = Found(
+            PullStatus.FOUND,
+            chosen.next_queue_offset,
+            extent,
+            messages=chosen.messages,
+            bytes=chosen.bytes,
+            entries=entries,
+            places=chosen.places,
+        )
+        if self._waits_for_disk(log_end - log_offset, chosen.ranges):
+            return replace(found, cold=chosen.ranges)
         try:
-            parts = self._log.parts(chosen.ranges, chosen.bytes)
+            return replace(found, parts=self._log.parts(chosen.ranges, chosen.bytes))
         except LogRemoved:
-            return Found(PullStatus.MESSAGE_WAS_REMOVING, chosen.next_queue_offset, extent)
-        return Found(PullStatus.FOUND, chosen.next_queue_offset, extent, parts, chosen.messages, chosen.bytes)
+            return found
+
+    def _whole(self, pull: _Pull, found: Found) -> Found:
+        """Return as many of the messages that were read as are undamaged and what their entries promise.
+
+        Without one, the message of the first entry is looked for; when it cannot be read any more the
+        consumer goes on behind it.
+        """
+        header = pull.header
+        first = header.queue_offset
+        if found.places:
+            places = found.places if found.parts else []
+            whole = count_whole(
+                found.entries, places, first, found.parts, header.topic.encode(), header.queue_id
+            )
+            if whole == len(found.places):
+                return found
+            if whole:
+                size = sum(sizes(found.entries, places[:whole]))
+                parts = (b"".join(found.parts)[:size],)
+                return replace(
+                    found, next_offset=first + places[whole], messages=whole, bytes=size, parts=parts
+                )
+        elif not found.doubtful:
+            return found
+        doubtful = first + found.places[0] if found.places else first
+        return self._doubt(header, doubtful, found.extent)
+
+    def _doubt(self, header: PullHeader, queue_offset: int, extent: Extent) -> Found:
+        """Return one message whose entry is not believed, wherever it is."""
+        place = self._damage.find(header.topic, header.queue_id, queue_offset, extent)
+        if place is None:
+            return Found(PullStatus.NO_MATCHED_MESSAGE, queue_offset + 1, extent)
+        log_offset, size = place
+        try:
+            part = self._log.view(log_offset, size)
+        except LogRemoved:
+            return Found(PullStatus.MESSAGE_WAS_REMOVING, queue_offset, extent)
+        return Found(PullStatus.FOUND, queue_offset + 1, extent, (part,), 1, size)
 
     def _waits_for_disk(self, distance: int, ranges: Ranges) -> bool:
         """Whether what lies so far behind the log's end may have to come from a disk."""

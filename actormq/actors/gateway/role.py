@@ -18,8 +18,10 @@ import zmq
 
 from actormq import __version__, faults
 from actormq.actors.coordinator import CallClient, Needed, Served
+from actormq.actors.dispatcher import Mend
 from actormq.actors.gateway.clients import TCP, VIP, ZMQ, Client, Link
 from actormq.actors.gateway.cold import ColdReader
+from actormq.actors.gateway.damage import Damage
 from actormq.actors.gateway.lookups import Lookups
 from actormq.actors.gateway.pulls import Pulls
 from actormq.actors.gateway.relay import Relay
@@ -69,6 +71,8 @@ COUNTERS: Final = (
     "pulls",
     "sends refused",
     "connections",
+    "pulls waiting",
+    "damaged messages",
 )
 _NS_PER_MS: Final = 1_000_000
 CROWD: Final = 4
@@ -214,6 +218,7 @@ class GatewayActor(ProcessActor):
             memory_bytes=int(MEMORY_PART * _machine_memory_bytes()),
             address=self._address,
             now_ns=context.clock.monotonic_ns,
+            damage=Damage(queues, self._log_reader, self._marks, self._mend, self.log),
             cold=ColdReader(store.root / LOG_FOLDER, store.log_file_bytes, threads),
         )
         self._tables_changed = self._forget_prepared
@@ -225,6 +230,10 @@ class GatewayActor(ProcessActor):
             marks=self._marks,
             threads=threads,
         )
+
+    def _mend(self, log_offset: int) -> None:
+        """Have the queue entry of a record made again."""
+        self.context.ref("dispatcher").tell(Mend(log_offset))
 
     def _forget_prepared(self) -> None:
         self._sends.tables_changed()
@@ -543,11 +552,12 @@ class GatewayActor(ProcessActor):
             ("messages out", pulls.messages),
             ("bytes out", pulls.bytes),
             ("pulls", pulls.pulls),
+            ("damaged messages", pulls.damaged),
         ):
             if value:
                 self._counters.add(name, value)
         sends.messages = sends.bytes = sends.refused = 0
-        pulls.messages = pulls.bytes = pulls.pulls = 0
+        pulls.messages = pulls.bytes = pulls.pulls = pulls.damaged = 0
 
     def on_message(self, message: Any, sender: Sender) -> None:
         self._refresh_tables()

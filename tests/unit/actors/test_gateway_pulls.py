@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from kernel_twins import each_of, twins
 
 from actormq.actors.gateway.clients import TCP, ZMQ, Client
+from actormq.actors.gateway.damage import Damage
 from actormq.actors.gateway.pulls import Pulls
 from actormq.actors.gateway.replies import Replies
 from actormq.broker.pulling import TransferLimits
@@ -28,6 +30,7 @@ from actormq.broker.tables import (
     TopicEntry,
 )
 from actormq.errors import FrameError
+from actormq.kernels import records
 from actormq.kernels.frames import cut_frames
 from actormq.kernels.parks import PARK, ParkTable
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES
@@ -53,7 +56,9 @@ LIMITS = TransferLimits(
     native_disk_bytes=900,
 )
 NS_PER_MS = 1_000_000
-_LOG = bytes((at * 7 + at // 251) & 0xFF for at in range(LOG_FILES * LOG_FILE_BYTES))
+QUEUES = 3
+DAMAGED = -(1 << 41)
+"""A tags code of messages whose records are damaged."""
 ADDRESSED = -(1 << 40)
 """A tags code that is an address in the extension file."""
 
@@ -81,14 +86,34 @@ class Link:
         return sorted(cutter.feed(b"".join(self.sent)))
 
 
+def in_log(at: int, queue_id: int) -> int:
+    """Return where a place of one queue's log lies: every third file is that queue's."""
+    return (at // LOG_FILE_BYTES * QUEUES + queue_id) * LOG_FILE_BYTES + at % LOG_FILE_BYTES
+
+
 class Log:
-    """Readable log files in memory."""
+    """Readable log files in memory, with the records of every queue's entries."""
 
     file_bytes = LOG_FILE_BYTES
 
-    def __init__(self) -> None:
-        self.data = memoryview(_LOG)
+    def __init__(self, entries: bytes) -> None:
+        self.bytes = bytearray(QUEUES * LOG_FILES * LOG_FILE_BYTES)
+        self.data = memoryview(self.bytes)
         self.removed: set[int] = set()
+        for queue_id in range(QUEUES):
+            for number, (at, size, code) in enumerate(ENTRY.iter_unpack(entries)):
+                if at % LOG_FILE_BYTES + size <= LOG_FILE_BYTES and at < LOG_FILES * LOG_FILE_BYTES and size:
+                    self._put(in_log(at, queue_id), size, queue_id, number)
+                    if code == DAMAGED:
+                        self.bytes[in_log(at, queue_id) + size // 2] ^= 4
+
+    def _put(self, at: int, size: int, queue_id: int, number: int) -> None:
+        body = bytes(size - records.record_size(8, 8, 1, 0, 0))
+        host = bytes(8)
+        records.encode(
+            self.bytes, at, queue_id=queue_id, queue_offset=number, physical_offset=at, store_timestamp=1,
+            store_host=host, born_host=host, topic=b"t", body=body,
+        )  # fmt: skip
 
     def file(self, base: int) -> memoryview:
         if base in self.removed or not 0 <= base < len(self.data):
@@ -106,19 +131,25 @@ class Log:
 
 
 class Queues:
-    """Readable queue files in memory: every queue has the same entries."""
+    """Readable queue files in memory: every queue has the same entries, each in its own part of the log."""
 
     file_bytes = FILE_ENTRIES * ENTRY_BYTES
 
     def __init__(self, entries: bytes) -> None:
-        self.data = memoryview(entries + bytes(-len(entries) % self.file_bytes))
+        self.data = []
+        for queue_id in range(QUEUES):
+            packed = b"".join(
+                ENTRY.pack(in_log(at, queue_id) if 0 < size < 0x7FFFFFFF else at, size, code)
+                for at, size, code in ENTRY.iter_unpack(entries)
+            )
+            self.data.append(memoryview(bytearray(packed + bytes(-len(packed) % self.file_bytes))))
         self.removed: set[int] = set()
 
     def file(self, topic: str, queue_id: int, queue_offset: int, incarnation: int = 0) -> memoryview:
         base = queue_offset // FILE_ENTRIES * self.file_bytes
-        if base in self.removed or base >= len(self.data):
+        if base in self.removed or base >= len(self.data[queue_id]):
             raise QueueRemoved(f"no file {base}")
-        return self.data[base : base + self.file_bytes]
+        return self.data[queue_id][base : base + self.file_bytes]
 
     def view(
         self, topic: str, queue_id: int, queue_offset: int, count: int, incarnation: int = 0
@@ -126,13 +157,17 @@ class Queues:
         at = queue_offset % FILE_ENTRIES * ENTRY_BYTES
         return self.file(topic, queue_id, queue_offset)[at : at + count * ENTRY_BYTES]
 
+    def entry(self, number: int, queue_id: int = 0) -> memoryview:
+        """Return the bytes of one entry."""
+        return self.data[queue_id][number * ENTRY_BYTES : (number + 1) * ENTRY_BYTES]
+
 
 class Marks:
     """The log's readable part."""
 
     def __init__(self) -> None:
         self.log_min = 0
-        self.log_end = LOG_FILES * LOG_FILE_BYTES
+        self.log_end = QUEUES * LOG_FILES * LOG_FILE_BYTES
         self.reads = False
 
     def log_range(self) -> tuple[int, int]:
@@ -201,7 +236,7 @@ class HolderPort:
 class Cold:
     """Reads at once."""
 
-    old_bytes = 3 * LOG_FILE_BYTES
+    old_bytes = 9 * LOG_FILE_BYTES
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -213,7 +248,10 @@ class Cold:
         return False
 
     def read(self, ranges: list[tuple[int, int]], then: Callable[[bytes | None], None]) -> bool:
-        then(b"".join(bytes(self.log.data[at : at + size]) for at, size in ranges))
+        try:
+            then(b"".join(bytes(self.log.view(at, size)) for at, size in ranges))
+        except LogRemoved:
+            then(None)
         return True
 
 
@@ -239,7 +277,8 @@ class Way:
         self.extents = Extents(self.memory)
         for row in range(4):
             self.extents.open_row(row, 1, 0, 0)
-        self.log, self.queues, self.marks, self.relay = Log(), Queues(entries), Marks(), Relay()
+        self.log, self.queues, self.marks, self.relay = Log(entries), Queues(entries), Marks(), Relay()
+        self.mended: list[int] = []
         self.holder = HolderPort(self.memory)
         self.tables = tables()
         self.now_ns = NS_PER_MS
@@ -256,6 +295,13 @@ class Way:
             memory_bytes=memory_bytes,
             address="a:1",
             now_ns=lambda: self.now_ns,
+            damage=Damage(
+                self.queues,  # type: ignore[arg-type]
+                self.log,  # type: ignore[arg-type]
+                self.marks,
+                self.mended.append,
+                logging.getLogger("gateway"),
+            ),
             cold=Cold(self.log) if cold else None,
             path_class=kernel.PullPath,
         )
@@ -308,6 +354,7 @@ class Way:
             self.pulls.counts,
             self.pulls.blocked,
             self.holder.waiting,
+            self.mended,
         )
 
 
@@ -317,18 +364,20 @@ def entries(draw: st.DrawFn) -> bytes:
     data, at = b"", 0
     strange = draw(st.booleans())
     for _ in range(ENTRIES):
-        size = draw(st.sampled_from([50, 50, 300, 300, 5_000, 17_000]))
+        size = draw(st.sampled_from([100, 100, 300, 300, 5_000, 17_000]))
         at += draw(st.sampled_from([0, 0, 0, 100]))
         if at % LOG_FILE_BYTES + size > LOG_FILE_BYTES:
             at += LOG_FILE_BYTES - at % LOG_FILE_BYTES
         code = draw(st.sampled_from([0, java_hash("A"), java_hash("A"), java_hash("B"), ADDRESSED]))
+        if strange and draw(st.integers(0, 5)) == 0:
+            code = DAMAGED
         if strange and draw(st.integers(0, 5)) == 0:
             data += draw(
                 st.sampled_from(
                     [
                         ENTRY.pack(0, 0x7FFFFFFF, 0),
                         ENTRY.pack(0, 0, 0),
-                        ENTRY.pack(at // LOG_FILE_BYTES * LOG_FILE_BYTES + LOG_FILE_BYTES - 10, 50, code),
+                        ENTRY.pack(at // LOG_FILE_BYTES * LOG_FILE_BYTES + LOG_FILE_BYTES - 10, 100, code),
                     ]
                 )
             )
@@ -620,7 +669,8 @@ def test_behind_another_frame_nothing_is_taken(kernel: ModuleType) -> None:
 @each_kernel
 def test_large_answers_are_sent_from_where_they_lie(kernel: ModuleType) -> None:
     """No copy of the log; small ones share one piece."""
-    data = b"".join(ENTRY.pack(number * 20_000, 20_000, 0) for number in range(2)) + PLAIN[40:]
+    data = b"".join(ENTRY.pack(number * 20_000, 20_000, 0) for number in range(2))
+    data += b"".join(ENTRY.pack(40_000 + number * 100, 100, 0) for number in range(ENTRIES - 2))
     way = Way(kernel, data, 1 << 40, False)
     way.feed(0, request(queueOffset="2", sysFlag="0"), True)
     way.extents.set_max(0, 10)
@@ -749,6 +799,105 @@ def test_deadlines_come_in_order(kernel: ModuleType, waits: list[tuple[int, bool
         del living[number]
     assert path.deadline_ns == min(living.values(), default=0)
     assert sorted(path.waits()) == sorted(way.clients[0].parked) == sorted(living)
+
+
+def answer(way: Way, **changes: str) -> RemotingCommand:
+    """Return the answer to one pull."""
+    way.links[0].sent.clear()
+    way.feed(0, request(**({"sysFlag": "0"} | changes)), True)
+    (only,) = way.links[0].frames()
+    return frame.decode(only)
+
+
+def numbers_in(body: Any) -> list[int]:
+    """Return the queue offsets of the messages in an answer."""
+    found, at = [], 0
+    while at < len(body):
+        header = records.decode(body, at, check_crc=True)
+        found.append(header.queue_offset)
+        at += header.total_size
+    return found
+
+
+def read_all(way: Way, end: int) -> list[int]:
+    """Pull as a consumer does, until the queue's end; return the queue offsets of what came."""
+    found: list[int] = []
+    at = 0
+    while at < end:
+        got = answer(way, queueOffset=str(at))
+        assert got.code in (0, 20), got.remark
+        found += numbers_in(got.body)
+        assert int(got.fields["nextBeginOffset"]) > at
+        at = int(got.fields["nextBeginOffset"])
+    return found
+
+
+EVERY_FIELD = [
+    (part, at) for part, size in (("entry", ENTRY_BYTES - 8), ("record", 100)) for at in range(size)
+]
+
+
+@each_kernel
+@pytest.mark.parametrize("cold", [False, True], ids=["warm", "cold"])
+def test_a_damaged_byte_costs_its_own_message_at_most(kernel: ModuleType, cold: bool) -> None:
+    """A damaged record is passed over, a damaged entry's message is found; no other one is missing or wrong.
+
+    Of a record without CRC property some fields are not covered; of an entry, the tags code.
+    """
+    for part, at in EVERY_FIELD:
+        way = Way(kernel, PLAIN, 100 if cold else 1 << 40, cold)
+        way.extents.set_max(0, 10)
+        way.know()
+        before = bytes(way.log.bytes[500:600])
+        data = way.queues.entry(5) if part == "entry" else way.log.data[500:600]
+        data[at] ^= 0x10
+        found = read_all(way, 10)
+        whole = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        if part == "entry":
+            assert found == whole, at
+            assert way.mended == [500], at
+        elif found == whole:
+            # Not covered: flag, sys flag's other bits, times, ports, hosts, reconsume times, prepared offset.
+            assert records.decode(memoryview(before), 0)[:4] == records.decode(way.log.data[500:600], 0)[:4]
+            assert at in range(16, 20) or at in range(36, 84), at
+        else:
+            assert found == [0, 1, 2, 3, 4, 6, 7, 8, 9], at
+        assert way.pulls.counts.damaged == (found != whole or part == "entry"), at
+
+
+@each_kernel
+def test_damage_is_named_once(kernel: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """However many groups come to it."""
+    way = Way(kernel, PLAIN, 1 << 40, False)
+    way.extents.set_max(0, 10)
+    way.log.bytes[595] ^= 1
+    for _ in range(3):
+        assert read_all(way, 10) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    assert [record.getMessage() for record in caplog.records] == [
+        "message 5 of queue 0 of topic t is damaged or gone: log offset 500, position 500 of log file "
+        "00000000000000000000; consumers go on behind it"
+    ]
+
+
+@each_kernel
+def test_a_lost_sector_of_a_queue_hides_nothing(kernel: ModuleType) -> None:
+    """Many entries in a row are zeros: each message is found between those that have one."""
+    way = Way(kernel, PLAIN, 1 << 40, False)
+    way.extents.set_max(0, 18)
+    for number in range(3, 15):
+        way.queues.entry(number)[:] = bytes(ENTRY_BYTES)
+    assert read_all(way, 18) == list(range(18))
+    assert way.mended == [100 * number for number in range(3, 15)]
+
+
+@each_kernel
+def test_what_the_cleaner_removes_is_no_damage(kernel: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """He moves the log's beginning before those of the queues."""
+    way = Way(kernel, PLAIN, 1 << 40, False)
+    way.extents.set_max(0, 10)
+    way.marks.log_min = 400
+    assert read_all(way, 10) == [4, 5, 6, 7, 8, 9]
+    assert caplog.records == []
 
 
 def test_where_access_is_controlled_every_pull_is_looked_at(tmp_path: Path) -> None:

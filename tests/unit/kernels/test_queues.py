@@ -419,7 +419,7 @@ ENTRY_SETS = st.lists(
     st.tuples(
         st.sampled_from((0, 0, 0, 1, 50)),  # hole in the log before the record
         st.sampled_from((100, 200, 0, 0x7FFFFFFF)),
-        st.sampled_from((0, 65, 66, -(2**31), -(2**31) - 1, -(2**62))),
+        st.sampled_from((0, 65, 66, -(2**31), -(2**31) - 1, -(2**62), 2**40)),
     ),
     max_size=30,
 )
@@ -438,8 +438,8 @@ def naive_select(
     total = 0
     for number, (offset, size, code) in enumerate(entries):
         if size in (0, 0x7FFFFFFF) or offset < log_min:
-            continue
-        if codes is not None and code >= -(2**31) and code not in codes:
+            return repr(taken).encode(), len(taken), first + number
+        if codes is not None and -(2**31) <= code < 2**31 and code not in codes:
             continue
         if len(taken) == messages_max or (taken and total + size > bytes_max):
             return repr(taken).encode(), len(taken), first + number

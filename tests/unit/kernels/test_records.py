@@ -229,15 +229,13 @@ def with_crc(**fields: Any) -> bytes:
 
 @both
 def test_a_record_is_compared_with_its_own_crc(records: Any) -> None:
-    """No bit of it may be another one, except in the name that says that it is a CRC."""
+    """No bit of it may be another one, not even in the name that says that it is a CRC."""
     whole = bytearray(with_crc())
     assert records.scan(whole, 0, 0).records == 1
-    key = range(len(whole) - 20, len(whole) - 12)
     for at in range(len(whole)):
         for bit in range(8):
             whole[at] ^= 1 << bit
-            if at not in key:
-                assert records.scan(whole, 0, 0).records == 0, at
+            assert records.scan(whole, 0, 0).records == 0, at
             assert records.scan(whole, 0, 0, records.CRC_DEMAND).records == 0, at
             whole[at] ^= 1 << bit
     assert records.scan(whole, 0, 0, records.CRC_DEMAND).records == 1

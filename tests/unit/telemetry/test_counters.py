@@ -33,7 +33,7 @@ def test_snapshot_shows_each_role(positions: Positions) -> None:
         RoleCell.STATE: RoleState.SYNCING,
         RoleCell.HEARTBEAT_NS: 1_000_000_000,
         RoleCell.BUSY_SINCE_NS: 1_500_000_000,
-        RoleCell.COUNTER_7: 9,
+        RoleCell.COUNTER_8: 9,
     }.items():
         positions.set_role(slot, cell, value)
     gateway, holder = snapshot(positions, ("gateway-1", "holder"), 2_000_000_000)
@@ -44,5 +44,5 @@ def test_snapshot_shows_each_role(positions: Positions) -> None:
         "SYNCING",
     )
     assert (gateway.heartbeat_age_ms, gateway.busy_ms) == (1000, 500)
-    assert gateway.counters == (0, 0, 0, 0, 0, 0, 0, 9)
+    assert gateway.counters == (0, 0, 0, 0, 0, 0, 0, 0, 9)
     assert (holder.state, holder.heartbeat_age_ms, holder.pid) == ("ABSENT", 0, 0)
