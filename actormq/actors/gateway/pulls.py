@@ -166,7 +166,7 @@ class Found:
     bytes: int = 0
     cold: Ranges | None = None
     """To be read elsewhere instead of `parts`."""
-    entries: memoryview | bytes = b""
+    entries: Buffer = b""
     """The queue from the pull's offset on."""
     places: list[int] = field(default_factory=list)
     """Which of these entries the messages are of."""

@@ -356,3 +356,22 @@ def test_any_deaths_leave_queues_as_if_nobody_had_died(memory: Memory, seed: int
             assert seen == expected[row][: len(seen)]
     rig.run()
     assert {row: [entry[0] for entry in rig.entries(row)] for row in range(4)} == expected
+
+
+def test_an_entry_is_made_again_from_its_record(memory: Memory) -> None:
+    """Only of a dispatched record, and only where the queue has the entry."""
+    rig = Rig(memory)
+    done = [rig.store.put(row=1, queue_id=1, properties=b"TAGS\x01a\x02") for _ in range(3)]
+    assert not rig.dispatcher.mend(done[1].log_offset), "not dispatched yet"
+    rig.run()
+    whole = rig.entries(1)
+    files = rig.dispatcher._files
+    for at in range(3):
+        files.write("topic", 1, at, bytes(20))
+    assert [rig.dispatcher.mend(each) for each in (done[1].log_offset, done[1].log_offset + 1, -5)] == [
+        True, False, False,
+    ]  # fmt: skip
+    assert rig.entries(1) == [(0, 0, 0), whole[1], (0, 0, 0)]
+    memory.extents.set_min(1, 2)
+    assert not rig.dispatcher.mend(done[0].log_offset), "its file may be gone"
+    assert rig.dispatcher.mend(done[2].log_offset)

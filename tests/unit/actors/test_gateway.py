@@ -1240,3 +1240,31 @@ class TestStandstill:
         pulled = TcpPeer(rig).ask(pull_request())
         assert len(records_of(pulled.body)) == in_ring
         rig.close()
+
+
+def test_a_damaged_queue_entry_is_served_and_made_again(tmp_path: Path) -> None:
+    """The gateway finds the message, the dispatcher writes the entry."""
+    rig = Rig(tmp_path)
+    rig.add_topic("t")
+    rig.add_group("g", "t")
+    peer = TcpPeer(rig)
+    for number in range(5):
+        assert peer.ask(send_request(body=b"%d" % number)).code == 0
+    rig.settle()
+    path = tmp_path / "consumequeue" / "t" / "0" / "00000000000000000000"
+    whole = path.read_bytes()
+    with open(path, "r+b") as queue:
+        queue.seek(2 * 20)
+        queue.write(bytes(8))
+    assert path.read_bytes() != whole
+    found, at = [], 0
+    while at < 5:
+        answer = peer.ask(pull_request(queue_offset=at))
+        found.append(bytes(answer.body))
+        at = int(answer.fields["nextBeginOffset"])
+    assert len(b"".join(found)) == rig.positions.get(Position.DISPATCHED)
+    assert path.read_bytes() == whole
+    rig.gateway._count()
+    assert rig.gateway._counters.read()["damaged messages"] == 1
+    peer.close()
+    rig.close()
