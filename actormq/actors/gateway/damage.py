@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from actormq.errors import StoreError
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES, count_whole, find_message
 from actormq.kernels.records import ScanEnd
+from actormq.net.tcp import Buffer
 from actormq.shm.extents import Extent
 from actormq.store.commit_log import LogReader, LogRemoved, file_name
 from actormq.store.consume_queue import QueueReader
@@ -172,6 +173,6 @@ class Damage:
         )
 
 
-def sizes(entries: memoryview | bytes, places: list[int]) -> list[int]:
+def sizes(entries: Buffer, places: list[int]) -> list[int]:
     """Return the sizes of the records that some entries promise."""
     return [ENTRY.unpack_from(entries, place * ENTRY_BYTES)[1] for place in places]
