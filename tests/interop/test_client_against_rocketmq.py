@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from interop import rocketmq
+from listening import SECONDS, Box, wait_until
 from server_process import running_namesrv
 
 from actormq.client import (
@@ -33,7 +33,6 @@ from actormq.message import SendStatus
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
 
 FIRST = ConsumerSettings(start_from=StartFrom.FIRST)
-SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -52,33 +51,6 @@ def broker(namesrv: str) -> Iterator[str]:
 @pytest.fixture
 def url(namesrv: str, broker: str) -> str:
     return f"rocketmq://{namesrv}"
-
-
-class Box:
-    """What a listener got."""
-
-    def __init__(self) -> None:
-        self.messages: list[ReceivedMessage] = []
-        self._changed = threading.Condition()
-
-    def __call__(self, message: ReceivedMessage) -> None:
-        with self._changed:
-            self.messages.append(message)
-            self._changed.notify_all()
-
-    def wait(self, count: int) -> list[bytes]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.messages) >= count, SECONDS), len(self.messages)
-            return [message.body for message in self.messages]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> float:
-    """Wait for a condition; return how long that took."""
-    began, tick = time.monotonic(), threading.Event()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        tick.wait(0.02)
-    return time.monotonic() - began
 
 
 def test_every_way_of_sending_arrives_with_its_tag(url: str) -> None:

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from actormq_process import Dev, running_dev
+from listening import SECONDS, Box, wait_until
 from process.broker_load import GET_ROLES, call
 
 from actormq.client import (
@@ -37,7 +38,6 @@ from actormq.errors import RequestRefused, ResponseCode
 pytestmark = pytest.mark.timeout(180)
 
 FIRST = ConsumerSettings(start_from=StartFrom.FIRST)
-SECONDS = 60.0
 REBALANCE_S = 20.0
 ROOT = Path(__file__).parent.parent.parent
 
@@ -56,33 +56,6 @@ def scheme(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def url(dev: Dev, scheme: str) -> str:
     return f"rocketmq://{dev.namesrv}" if scheme == "rocketmq" else f"zmq://{dev.namesrv_zmq}"
-
-
-class Box:
-    """What a listener got."""
-
-    def __init__(self) -> None:
-        self.messages: list[ReceivedMessage] = []
-        self._changed = threading.Condition()
-
-    def __call__(self, message: ReceivedMessage) -> None:
-        with self._changed:
-            self.messages.append(message)
-            self._changed.notify_all()
-
-    def wait(self, count: int) -> list[bytes]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.messages) >= count, SECONDS), len(self.messages)
-            return [message.body for message in self.messages]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> float:
-    """Wait for a condition; return how long that took."""
-    began, tick = time.monotonic(), threading.Event()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        tick.wait(0.02)
-    return time.monotonic() - began
 
 
 @pytest.mark.parametrize("wanted", [False, True])

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from listening import SECONDS, Box, wait_until
 from unit.client.fake_server import FakeServer, serving
 
 from actormq.client import (
@@ -48,7 +49,6 @@ from actormq.wire.codes import RequestCode
 
 FIRST = ConsumerSettings(start_from=StartFrom.FIRST)
 SENDS = {RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE}
-SECONDS = 30.0
 
 
 @pytest.fixture
@@ -61,32 +61,6 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture(params=["rocketmq", "zmq"])
 def url(request: pytest.FixtureRequest, server: FakeServer) -> str:
     return f"{request.param}://{server.tcp if request.param == 'rocketmq' else server.zmq}"
-
-
-class Box:
-    """What listeners got."""
-
-    def __init__(self) -> None:
-        self.messages: list[ReceivedMessage] = []
-        self._changed = threading.Condition()
-
-    def __call__(self, message: ReceivedMessage) -> None:
-        with self._changed:
-            self.messages.append(message)
-            self._changed.notify_all()
-
-    def wait(self, count: int) -> list[bytes]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.messages) >= count, SECONDS), len(self.messages)
-            return [message.body for message in self.messages]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        tick.wait(0.005)
 
 
 # --- the synchronous face ----------------------------------------------------------------------------

@@ -4,44 +4,17 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 
 import psutil
 import pytest
-from actormq_process import Dev, start_dev
+from actormq_process import Dev
 from gateway_process import PATIENCE_S, Peer, until
 from gateway_rig import send_request
 from process.bad_requests import Request, ask
-from process.odd_clients import DEEP, MEGABYTE, NativePeer, Witness, framed
+from process.odd_clients import DEEP, MEGABYTE, NativePeer, framed
 
 from actormq.wire import frame, json
 from actormq.wire.command import RemotingCommand
-
-
-@pytest.fixture(scope="module")
-def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    started = start_dev(tmp_path_factory.mktemp("bad-input"))
-    yield started
-    assert started.stop() == 0, "".join(started.errors)
-    assert "Traceback" not in "".join(started.errors)
-
-
-@pytest.fixture(scope="module")
-def witness(dev: Dev) -> Iterator[Witness]:
-    made = Witness(dev)
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def unharmed(witness: Witness) -> Iterator[None]:
-    """Every test runs between two good messages, both of which are consumed; no role is replaced."""
-    before = witness.send(b"before")
-    yield
-    after = witness.send(b"after")
-    assert (witness.consume(before), witness.consume(after)) == (b"before", b"after")
-    witness.check_roles()
-
 
 # --- frames ----------------------------------------------------------------------------------------------
 

@@ -7,42 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from actormq_process import Dev, start_dev
+from actormq_process import Dev
 from gateway_process import Peer
 from gateway_rig import send_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from process.bad_requests import CASES, Request, ask, item, offset_of, pull, topic_of
-from process.odd_clients import FRONTS, TOPIC, Clients, Witness, broker
+from process.odd_clients import FRONTS, TOPIC, Clients, broker
 
 from actormq.wire import json
 from actormq.wire.command import RemotingCommand
 from actormq.wire.headers import DESCRIPTIONS, Description, RequestCode, Role
-
-
-@pytest.fixture(scope="module")
-def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    started = start_dev(tmp_path_factory.mktemp("bad-input"))
-    yield started
-    assert started.stop() == 0, "".join(started.errors)
-    assert "Traceback" not in "".join(started.errors)
-
-
-@pytest.fixture(scope="module")
-def witness(dev: Dev) -> Iterator[Witness]:
-    made = Witness(dev)
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def unharmed(witness: Witness) -> Iterator[None]:
-    """Every test runs between two good messages, both of which are consumed; no role is replaced."""
-    before = witness.send(b"before")
-    yield
-    after = witness.send(b"after")
-    assert (witness.consume(before), witness.consume(after)) == (b"before", b"after")
-    witness.check_roles()
 
 
 @pytest.fixture(scope="module")
