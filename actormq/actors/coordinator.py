@@ -680,17 +680,10 @@ class CoordinatorActor(ProcessActor):
         log_ends = [held.reply.log_end for held in self._held if held.reply.log_end]
         if self._save.pending:
             log_ends.append(self._save.wanted_flushed)
-        asked = self._wish(RoleCell.WANTED_FLUSHED, min(log_ends, default=0))
+        asked = self.wish(RoleCell.WANTED_FLUSHED, min(log_ends, default=0))
         if asked:
             self.context.doorbells["flusher"].ring()
-        return asked | self._wish(RoleCell.WANTED_TABLES, tables)
-
-    def _wish(self, cell: RoleCell, value: int) -> bool:
-        """Write a wish; True when it is a new one."""
-        if self.positions.role(self.context.slot, cell) == value:
-            return False
-        self.positions.set_role(self.context.slot, cell, value)
-        return value != 0
+        return asked | self.wish(RoleCell.WANTED_TABLES, tables)
 
     # --- time ----------------------------------------------------------------------------------------
 

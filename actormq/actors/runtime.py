@@ -201,6 +201,13 @@ class ProcessActor(pykka.Actor):
         self._calls.append(call)
         self.context.doorbell.ring()
 
+    def wish(self, cell: RoleCell, value: int) -> bool:
+        """Write into `cell` what this role waits for, 0 = nothing; True when it is a new wish."""
+        if self.positions.role(self.context.slot, cell) == value:
+            return False
+        self.positions.set_role(self.context.slot, cell, value)
+        return value != 0
+
     def busy(self, state: RoleState) -> Busy:
         """Say that this role is inside a write or sync, so that silence is reported as a slow disk."""
         return Busy(self.positions, self.context.slot, state, self._now_ns())

@@ -306,18 +306,12 @@ class SchedulerActor(ProcessActor):
         log_ends = [self._unsafe[0][0]] if self._unsafe else []
         if self._save.pending:
             log_ends.append(self._save.wanted_flushed)
-        asked = self._wish(RoleCell.WANTED_FLUSHED, min(log_ends, default=0))
+        asked = self.wish(RoleCell.WANTED_FLUSHED, min(log_ends, default=0))
         if asked:
             self.context.doorbells["flusher"].ring()
         # While a look is planned nobody needs to ring.
         wanted = self._looked_at + 1 if self._look_ms is None else 0
-        return asked | self._wish(RoleCell.WANTED_DISPATCHED, wanted)
-
-    def _wish(self, cell: RoleCell, value: int) -> bool:
-        if self.positions.role(self.context.slot, cell) == value:
-            return False
-        self.positions.set_role(self.context.slot, cell, value)
-        return value != 0
+        return asked | self.wish(RoleCell.WANTED_DISPATCHED, wanted)
 
     def wake_at_ns(self) -> int | None:
         now_ns = self.context.clock.monotonic_ns()

@@ -189,17 +189,7 @@ def _admit_single(
         entry = delayed
     encoded = encode_properties(properties)
     _check_sizes(entry.name, body_bytes, len(encoded), settings)
-    return Admitted(
-        topic=entry.name,
-        row=entry.rows[queue_id],
-        row_incarnation=entry.row_incarnations[queue_id],
-        queue_id=queue_id,
-        properties=encoded,
-        sys_flag=_stored_sys_flag(header, entry),
-        wait_flush=wait_flush,
-        unique_key=unique_key,
-        batch=False,
-    )
+    return _admitted(header, entry, queue_id, encoded, unique_key, wait_flush)
 
 
 def _admit_batch(
@@ -224,16 +214,22 @@ def _admit_batch(
     _add_broker_properties(properties, settings)
     encoded = encode_properties(properties)
     _check_sizes(entry.name, body_bytes, len(encoded), settings)
+    return _admitted(header, entry, queue_id, encoded, unique_key, wait_flush)
+
+
+def _admitted(
+    header: SendHeader, entry: TopicEntry, queue_id: int, properties: bytes, unique_key: str, wait_flush: bool
+) -> Admitted:
     return Admitted(
         topic=entry.name,
         row=entry.rows[queue_id],
         row_incarnation=entry.row_incarnations[queue_id],
         queue_id=queue_id,
-        properties=encoded,
+        properties=properties,
         sys_flag=_stored_sys_flag(header, entry),
         wait_flush=wait_flush,
         unique_key=unique_key,
-        batch=True,
+        batch=header.batch,
     )
 
 

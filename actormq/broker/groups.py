@@ -16,18 +16,7 @@ from actormq.broker.bodies import read_body
 from actormq.broker.sending import check_group_name, group_fault, group_missing
 from actormq.broker.tables import GroupEntry, GroupGone
 from actormq.errors import RequestError, ResponseCode
-
-SYSTEM_GROUPS: Final = (
-    "TOOLS_CONSUMER",
-    "FILTERSRV_CONSUMER",
-    "SELF_TEST_C_GROUP",
-    "CID_ONS-HTTP-PROXY",
-    "CID_ONSAPI_PULL",
-    "CID_ONSAPI_PERMISSION",
-    "CID_ONSAPI_OWNER",
-    "CID_RMQ_SYS_TRANS",
-)
-"""Groups that every broker has from the start."""
+from actormq.message import SYSTEM_GROUPS
 
 GROUPS_MAX: Final = 100_000
 

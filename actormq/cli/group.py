@@ -11,27 +11,13 @@ from actormq.cli.options import NAMESRV_DEFAULT, Json, Namesrv, examples
 from actormq.cli.output import print_json, print_table
 from actormq.cli.remote import Broker, Cluster, Remote
 from actormq.errors import ConfigError, RequestRefused, ResponseCode
-from actormq.message import RETRY_PREFIX
+from actormq.message import RETRY_PREFIX, SYSTEM_GROUPS
 from actormq.wire import json
 from actormq.wire.codes import RequestCode
 
 app = typer.Typer()
 
-SYSTEM_GROUPS = frozenset(
-    {
-        "TOOLS_CONSUMER",
-        "FILTERSRV_CONSUMER",
-        "SELF_TEST_C_GROUP",
-        "CID_ONS-HTTP-PROXY",
-        "CID_ONSAPI_PULL",
-        "CID_ONSAPI_PERMISSION",
-        "CID_ONSAPI_OWNER",
-        "CID_RMQ_SYS_TRANS",
-        "__MONITOR_CONSUMER",
-        "CLIENT_INNER_PRODUCER",
-        "SELF_TEST_P_GROUP",
-    }
-)
+_HIDDEN = frozenset((*SYSTEM_GROUPS, "__MONITOR_CONSUMER", "CLIENT_INNER_PRODUCER", "SELF_TEST_P_GROUP"))
 """RocketMQ's own (MixAll.java)."""
 
 
@@ -45,7 +31,7 @@ def list_groups(
     with Remote() as remote:
         masters = Cluster(remote, namesrv).masters()
         names = sorted({name for master in masters for name in group_names(remote, master)})
-        groups = [_group(remote, masters, name) for name in names if everything or name not in SYSTEM_GROUPS]
+        groups = [_group(remote, masters, name) for name in names if everything or name not in _HIDDEN]
     if as_json:
         print_json(groups)
         return
@@ -112,7 +98,7 @@ def lag(
         if group is not None and group not in known:
             raise ConfigError(f"there is no group {group}")
         if group is None:
-            rows = [group_lag(remote, masters, name, topic) for name in known if name not in SYSTEM_GROUPS]
+            rows = [group_lag(remote, masters, name, topic) for name in known if name not in _HIDDEN]
             _show_groups(rows, as_json)
         else:
             _show_group(group_lag(remote, masters, group, topic), as_json)

@@ -4,6 +4,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyBy
 from libc.string cimport memcpy
 
 from actormq.kernels.atomics cimport amq_load_acquire, amq_store_release
+from actormq.kernels.batches cimport load_u32, load_u64, store_u32, store_u64
 from actormq.kernels.heads cimport HEADER_MAX, SLOW, TAKEN, Headers, hex_value, same
 from actormq.kernels.records cimport (
     advance, bytes_pointer, copy_bytes, load_i32, pointer, pointer_const, store_i16, store_i32, text_at)
@@ -47,18 +48,6 @@ cdef inline int append(bytearray out, unsigned char[::1] data, Py_ssize_t size) 
     PyByteArray_Resize(out, at + size)
     memcpy(PyByteArray_AS_STRING(out) + at, &data[0], size)
     return 0
-
-cdef inline unsigned int load_u32(source data, Py_ssize_t at) noexcept:
-    return (<const unsigned int *>(data + at))[0]
-
-cdef inline u64 load_u64(source data, Py_ssize_t at) noexcept:
-    return (<const u64 *>(data + at))[0]
-
-cdef inline void store_u32(target out, Py_ssize_t at, unsigned int value) noexcept:
-    (<unsigned int *>(out + at))[0] = value
-
-cdef inline void store_u64(target out, Py_ssize_t at, u64 value) noexcept:
-    (<u64 *>(out + at))[0] = value
 
 
 cdef class SendTopic:
