@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
 from actormq.cli.main import EXIT_FAILED
 from actormq.cli.options import Json, examples
-from actormq.cli.output import print_json, print_table, say
+from actormq.cli.output import print_json, say
 from actormq.cli.progress import progress_bar
+from actormq.cli.store_text import as_json_value, show_cut, show_facts, show_verdict, verdict_value
 from actormq.errors import ConfigError, StoreForeign
 
 if TYPE_CHECKING:
-    from actormq.store.tools.inspecting import Facts
     from actormq.store.tools.layout import Layout
-    from actormq.store.tools.report import Finding
-    from actormq.store.tools.verifying import Verdict
 
 app = typer.Typer()
 
@@ -53,6 +50,12 @@ def unreadable_is_usage() -> Iterator[None]:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
 
 
+def readable(store: Path, log_bytes: int, queue_entries: int = 0, slots: int = 0, entries: int = 0) -> Layout:
+    """As `layout_of`; what cannot be read is wrong usage."""
+    with unreadable_is_usage():
+        return layout_of(store, log_bytes, queue_entries, slots, entries)
+
+
 def layout_of(store: Path, log_bytes: int, queue_entries: int, slots: int, entries: int) -> Layout:
     """Return the store's sizes; what was said wins over what its files tell."""
     from actormq.store.disk import RealDisk
@@ -78,68 +81,14 @@ def inspect(
     from actormq.store.disk import RealDisk
     from actormq.store.tools import inspecting
 
+    layout = readable(store, log_file_bytes, queue_file_entries, index_slots, index_entries)
     with unreadable_is_usage():
-        layout = layout_of(store, log_file_bytes, queue_file_entries, index_slots, index_entries)
         facts = inspecting.inspect(RealDisk(), layout)
     running = owners(layout.root)
     if as_json:
-        print_json({**_json(asdict(facts)), "running": running})
+        print_json({**as_json_value(asdict(facts)), "running": running})
     else:
-        _show_facts(facts, running)
-
-
-def _json(value: Any) -> Any:
-    """Return `value` as JSON has it: paths as texts, the queues of an end mark counted."""
-    if isinstance(value, dict):
-        if "first_file_entry" in value:
-            return [value["min"], value["max"]]
-        return {
-            "/".join(map(str, key)) if isinstance(key, tuple) else key: _json(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_json(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _show_facts(facts: Facts, running: list[int]) -> None:
-    log = facts.log
-    state = "stopped cleanly" if facts.abort is None else "killed, or at work"
-    if running:
-        state = f"at work (process {', '.join(map(str, running))})"
-    rows = [
-        ("store", f"{facts.layout.root}, {state}"),
-        ("log", f"{log.files} files of {facts.layout.log_file_bytes} bytes, offsets {log.min} to {log.end}"),
-        ("stored", f"{_time(log.first_store_timestamp)} to {_time(log.last_store_timestamp)}"),
-        ("queues", f"{len(facts.queues)} of {len({queue.topic for queue in facts.queues})} topics"),
-        ("index", f"{len(facts.index)} files, {sum(file.entries for file in facts.index)} keys"),
-        ("checkpoint", _checkpoint_text(facts)),
-    ]
-    print_table(("", ""), rows)
-    for complaint in log.complaints:
-        say(complaint)
-    queues = [(each.topic, each.queue_id, each.min, each.max, each.max - each.min) for each in facts.queues]
-    print_table(("topic", "queue", "min", "max", "messages"), queues)
-    tables = [
-        (each.name, each.bytes, each.entries, (each.version or {}).get("counter"), each.trouble or "")
-        for each in facts.tables
-    ]
-    print_table(("table", "bytes", "entries", "version", ""), tables)
-    if facts.others:
-        say(f"not looked at: {', '.join(facts.others)}")
-
-
-def _checkpoint_text(facts: Facts) -> str:
-    known = facts.checkpoint
-    if known.ours:
-        return f"log {known.log_flushed}, queues {known.queues_flushed}, index {known.index_flushed}"
-    return f"log {_time(known.log_timestamp)}, queues {_time(known.queues_timestamp)} (RocketMQ's)"
-
-
-def _time(timestamp_ms: int) -> str:
-    if not timestamp_ms:
-        return "never"
-    return datetime.fromtimestamp(timestamp_ms / 1000).isoformat(" ", "milliseconds")
+        show_facts(facts, running)
 
 
 @app.command(epilog=examples("store verify /var/lib/actormq/broker-a", "store verify ~/store --json"))
@@ -175,56 +124,162 @@ def verify(
             findings_max=findings_max,
         )
     if as_json:
-        print_json(_verdict_json(verdict))
+        print_json(verdict_value(verdict))
     else:
-        _show_verdict(verdict)
+        show_verdict(verdict)
     if not verdict.whole:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _verdict_json(verdict: Verdict) -> dict[str, Any]:
-    topics: dict[str, dict[str, int]] = {}
-    for (topic, queue_id), count in sorted(verdict.queues.items()):
-        topics.setdefault(topic, {})[str(queue_id)] = count
-    return {
-        "whole": verdict.whole,
-        "clean": verdict.trust.clean,
-        "log": {
-            "files": verdict.log_files,
-            "min": verdict.log_min,
-            "end": verdict.log_end,
-            "records": verdict.records,
-            "last_store_timestamp": verdict.last_store_timestamp,
-        },
-        "topics": topics,
-        "index_entries": verdict.index_entries,
-        "waiting": {name: count for name, count in verdict.waiting.items() if count},
-        "damage": dict(verdict.report.counts),
-        "findings": [asdict(finding) for finding in verdict.report.findings],
-    }
-
-
-def _show_verdict(verdict: Verdict) -> None:
-    print(
-        f"log {verdict.log_min} to {verdict.log_end} in {verdict.log_files} files: "
-        f"{verdict.records} records, {len(verdict.queues)} queues, {verdict.index_entries} index entries"
+@app.command(
+    epilog=examples(
+        "store dump ~/store --topic orders --key 4711",
+        "store dump ~/store --from 2026-11-22T14:30:00 --to 2026-11-22T14:31:00 --body none",
+        "store dump ~/store --from 1073741824 --count 10",
     )
-    for name, count in verdict.waiting.items():
-        if count:
-            print(f"still to be done by the broker, or at its next start: {count} {name}")
-    for finding in verdict.report.findings:
-        print(_sentence(finding))
-    if verdict.whole:
-        print("whole")
+)
+def dump(
+    store: Store,
+    begin: Annotated[
+        str,
+        typer.Option("--from", help="From this log offset, or store time, like 2026-11-22T14:30:00."),
+    ] = "",
+    end: Annotated[str, typer.Option("--to", help="Up to this log offset (not included), or time.")] = "",
+    topic: Annotated[str | None, typer.Option("--topic", "-t", help="Only this topic.")] = None,
+    queue: Annotated[int | None, typer.Option("--queue", help="Only this queue of the topic.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Only messages of the topic with this key, or unique key.")
+    ] = None,
+    body: Annotated[str, typer.Option("--body", help="Show bodies as text, base64, hex; or none.")] = "text",
+    count: Annotated[int | None, typer.Option("--count", min=1, help="End after so many.")] = None,
+    log_file_bytes: LogFileBytes = 0,
+) -> None:
+    """Print messages as the log has them, a JSON object in each line; damaged places go to standard error."""
+    from itertools import islice
+
+    from actormq.cli.dumped import BODIES, bounds_of, line_of
+    from actormq.store.disk import RealDisk
+    from actormq.store.tools.dumping import Wanted
+    from actormq.store.tools.dumping import dump as dumped
+    from actormq.store.tools.walking import BadPlace
+
+    if topic is None and (queue is not None or key is not None):
+        raise ConfigError("--queue and --key need --topic")
+    if body not in BODIES:
+        raise ConfigError(f"--body must be one of {', '.join(BODIES)}, not {body!r}")
+    wanted = Wanted(**bounds_of(begin, end), topic=topic, queue_id=queue, key=key)
+    found = dumped(RealDisk(), readable(store, log_file_bytes), wanted)
+    damaged = False
+    for one in islice(found, count):
+        if isinstance(one, BadPlace):
+            damaged = True
+            say(f"no good record at log offset {one.start} ({one.reason.name})")
+        else:
+            print(line_of(one, body))
+    if damaged:
+        raise typer.Exit(EXIT_FAILED)
+
+
+Write: TypeAlias = Annotated[bool, typer.Option("--write", help="Do it; without, say what would be done.")]
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the store's lock: no broker works there, and none starts."""
+    from actormq.actors.storelock import StoreLock
+
+    lock = StoreLock(root)
+    try:
+        lock.own()
+        yield
+    finally:
+        lock.close()
+
+
+@app.command(epilog=examples("store rebuild /var/lib/actormq/broker-a --write"))
+def rebuild(
+    store: Store,
+    write: Write = False,
+    with_index: Annotated[bool, typer.Option("--index/--no-index", help="Make an index, too.")] = True,
+    delay_levels: Annotated[
+        str, typer.Option("--delay-levels", help="The broker's delay levels, where they are not the default.")
+    ] = DELAY_LEVELS,
+    log_file_bytes: LogFileBytes = 0,
+    queue_file_entries: QueueFileEntries = 0,
+    index_slots: IndexSlots = 0,
+    index_entries: IndexEntries = 0,
+    as_json: Json = False,
+) -> None:
+    """Make all queues and the index anew from the log; the broker must have stopped."""
+    import os
+    import time
+
+    from actormq.broker.delay import DelayLevels
+    from actormq.store.disk import RealDisk
+    from actormq.store.tools import rebuilding
+
+    layout = readable(store, log_file_bytes, queue_file_entries, index_slots, index_entries)
+    if not write:
+        say(f"would replace {layout.queues} and {layout.index}; nothing was changed (say --write)")
+        return
+    with alone(layout.root), progress_bar("rebuild") as progress:
+        done = rebuilding.rebuild(
+            RealDisk(),
+            layout,
+            delay_ms=list(DelayLevels(delay_levels).delays_ms),
+            wall_ms=time.time_ns() // 1_000_000,
+            pid=os.getpid(),
+            with_index=with_index,
+            progress=progress,
+        )
+    if as_json:
+        print_json({**asdict(done), "queues": len(done.queues)})
+        return
+    for start, until in done.passed_over:
+        say(f"passed over damage in the log, offsets {start} to {until}")
+    print(f"{done.messages} messages in {len(done.queues)} queues, {done.keys} keys, up to {done.log_end}")
+
+
+@app.command(
+    epilog=examples(
+        "store truncate ~/store --at 1073741824", "store truncate ~/store --at 1073741824 --write"
+    )
+)
+def truncate(
+    store: Store,
+    at: Annotated[int, typer.Option("--at", min=0, help="The log offset where the log is to end.")],
+    write: Write = False,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Keep what is cut, in a folder beside the log.")
+    ] = True,
+    log_file_bytes: LogFileBytes = 0,
+    queue_file_entries: QueueFileEntries = 0,
+    index_slots: IndexSlots = 0,
+    index_entries: IndexEntries = 0,
+    as_json: Json = False,
+) -> None:
+    """Cut the log between two records, queues and index with it; the broker must have stopped."""
+    import os
+    import time
+
+    from actormq.store.disk import RealDisk
+    from actormq.store.tools import cutting
+
+    layout = readable(store, log_file_bytes, queue_file_entries, index_slots, index_entries)
+    kept = layout.root / f"{cutting.KEPT_PREFIX}{at}-{time.strftime('%Y%m%d%H%M%S')}"
+    try:
+        if write:
+            with alone(layout.root):
+                cut = cutting.truncate(RealDisk(), layout, at, pid=os.getpid(), kept=kept, keep=keep)
+        else:
+            cut = cutting.plan(RealDisk(), layout, at)
+    except cutting.NoBoundary as error:
+        raise ConfigError(error.remark) from None
+    if as_json:
+        print_json(
+            {**as_json_value(asdict(cut)), "written": write, "kept": str(kept) if write and keep else None}
+        )
     else:
-        print("damaged: " + ", ".join(f"{count} {kind}" for kind, count in verdict.report.counts.items()))
-
-
-def _sentence(finding: Finding) -> str:
-    place = f" at log offset {finding.log_offset}" if finding.log_offset is not None else ""
-    whose = ""
-    if finding.topic is not None:
-        whose = f" ({finding.topic}, queue {finding.queue_id}"
-        whose += f", offset {finding.queue_offset})" if finding.queue_offset is not None else ")"
-    times = f", {finding.count} times" if finding.count > 1 else ""
-    return f"{finding.kind}: {finding.file}{place}{whose}: {finding.what}{times}"
+        show_cut(cut, kept if write and keep else None)
+    if not write:
+        say("nothing was changed (say --write)")

@@ -20,6 +20,8 @@ BytesLike = bytes | bytearray | memoryview
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 _FALLOC_FL_ZERO_RANGE = 0x10
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
 _BLOCK_BYTES: Final = 4096
 _BUFFERS_PER_CALL: Final = 1024
 """IOV_MAX on Linux."""
@@ -75,6 +77,10 @@ class Disk(Protocol):
 
     def rename(self, old: Path, new: Path) -> None:
         """Give the file at `old` the name `new`, in place of what had it."""
+        ...
+
+    def exchange(self, one: Path, other: Path) -> None:
+        """Have two files, or two folders, change names: at once, where the system can."""
         ...
 
     def unlink(self, path: Path) -> None: ...
@@ -203,6 +209,13 @@ class RealDisk:
     def rename(self, old: Path, new: Path) -> None:
         os.replace(old, new)
 
+    def exchange(self, one: Path, other: Path) -> None:
+        if not _exchange(one, other):
+            aside = one.with_name(one.name + ".aside")
+            os.rename(one, aside)
+            os.rename(other, one)
+            os.rename(aside, other)
+
     def unlink(self, path: Path) -> None:
         os.unlink(path)
 
@@ -250,6 +263,23 @@ def _behind(views: list[memoryview], written: int) -> list[memoryview]:
             return [view[written:], *views[number + 1 :]]
         written -= len(view)
     return []
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Have two names change places by renameat2; False where the system or the file system has none.
+
+    Raises:
+        OSError: one of them is not there, they are on two file systems, …
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS):
+        return False
+    raise OSError(number, os.strerror(number), str(one))
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:

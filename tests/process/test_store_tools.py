@@ -67,14 +67,33 @@ def test_look_at_a_store_in_every_state(tmp_path: Path) -> None:
     assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before
 
 
-def test_exit_codes(tmp_path: Path) -> None:
-    """2: no store, in one sentence; 1: a damaged one, named in words and in JSON."""
-    said = store("verify", tmp_path, code=2)
-    assert said == f"actormq: {tmp_path} is no store: it has neither commitlog nor consumequeue\n"
+def test_beside_a_broker(tmp_path: Path) -> None:
+    """Messages are dumped, nothing is changed, who holds the store is named; then it is damaged, and said so."""
     root = tmp_path / "data"
     with dev_in(root) as dev:
-        send(dev, "orders", 3)
+        send(dev, "orders", 5)
+        _dump(root)
+        for words in (["rebuild", root, "--write"], ["truncate", root, "--at", 0, "--write"]):
+            said = store(*words, code=1)
+            assert said == f"actormq: another broker (process {dev.process.pid}) works on {root}\n"
+        assert "nothing was changed" in store("rebuild", root)
+        assert json.loads(store("truncate", root, "--at", 0, "--json"))["records"] == 5
         assert dev.stop() == 0
+    assert look(root)[1]["clean"]
+    _damage(root)
+
+
+def _dump(root: Path) -> None:
+    lines = [json.loads(line) for line in store("dump", root, "--topic", "orders").splitlines()]
+    assert [line["queue_offset"] for line in lines] == list(range(5))
+    assert lines[3]["body"] == "00003" * 20
+    for body, text in (("base64", "MDAw"), ("none", None)):
+        shown = store("dump", root, "--from", lines[2]["log_offset"], "--count", 1, "--body", body)
+        assert (json.loads(shown).get("body") or "")[:4] == (text or "")
+    assert "--body must be one of" in store("dump", root, "--body", "xml", code=2)
+
+
+def _damage(root: Path) -> None:
     log = min((root / "commitlog").iterdir())
     with log.open("r+b") as file:
         file.seek(100)
@@ -82,5 +101,36 @@ def test_exit_codes(tmp_path: Path) -> None:
     shown = store("verify", root, code=1)
     assert f"log.record: {log} at log offset 0 (orders, queue " in shown
     assert "damaged: 1 log.record, 1 index.stray, 1 queue.stray" in shown
-    assert json.loads(store("verify", root, "--json", code=1))["damage"]["log.record"] == 1
-    assert "orders" in store("inspect", root)
+    assert "no good record at log offset 0 (BAD_CRC)" in store("dump", root, "--topic", "none", code=1)
+
+
+def test_no_store(tmp_path: Path) -> None:
+    """One sentence, exit code 2; 1 would mean damage."""
+    said = store("verify", tmp_path, code=2)
+    assert said == f"actormq: {tmp_path} is no store: it has neither commitlog nor consumequeue\n"
+
+
+def test_rebuilt_and_truncated_stores_start(tmp_path: Path) -> None:
+    """With every message up to the cut, each in its place in its queue, and go on behind it."""
+    root = tmp_path / "data"
+    with dev_in(root) as dev:
+        send(dev, "orders", 30)
+        assert dev.stop() == 0
+    for queue in (root / "consumequeue/orders").rglob("0*0"):
+        queue.write_bytes(bytes(queue.stat().st_size))
+    assert json.loads(store("verify", root, "--json", code=1))["damage"] == {"queue.hole": 30}
+    assert "30 messages in 1 queues" in store("rebuild", root, "--write")
+    assert look(root)[1]["whole"]
+    lines = [json.loads(line) for line in store("dump", root).splitlines()]
+    assert "is inside what reaches from" in store(
+        "truncate", root, "--at", lines[20]["log_offset"] + 1, code=2
+    )
+    shown = store("truncate", root, "--at", lines[20]["log_offset"], "--write")
+    assert "10 records" in shown
+    with dev_in(root) as dev:
+        peer = Peer(dev)
+        assert peer.ask(send_request("orders")).fields["queueOffset"] == "20"
+        peer.close()
+        assert dev.stop() == 0
+    verdict = look(root)[1]
+    assert (verdict["whole"], verdict["topics"]) == (True, {"orders": {"0": 21}})

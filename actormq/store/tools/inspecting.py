@@ -139,13 +139,11 @@ def queue_bounds(
 
 def log_end(log: Log, from_offset: int) -> tuple[int, int]:
     """Return (end of the log, store time of the last record) as seen from where a record begins or ends."""
-    end, timestamp = from_offset, 0
+    timestamp = 0
     for found in log.walk(from_offset, log.top, check_crc=False):
         if isinstance(found, Piece):
-            end, timestamp = found.end, found.last_store_timestamp
-        elif found.end is None or not timestamp:
-            break
-    return end, timestamp
+            timestamp = found.last_store_timestamp
+    return log.reached, timestamp
 
 
 def _log_facts(log: Log, known: Checkpoint, bounds: list[tuple[Queue, Bounds, int]]) -> LogFacts:

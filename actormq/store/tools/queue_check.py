@@ -21,7 +21,7 @@ from actormq.store.disk import Disk
 from actormq.store.tools.layout import Layout
 from actormq.store.tools.report import Finding, Report
 from actormq.store.tools.trust import EVERYTHING, Trust
-from actormq.store.tools.walking import Queue, sound_files
+from actormq.store.tools.walking import Queue, is_deleted, sound_files
 
 _CHUNK_BYTES: Final = 50_000 * ENTRY_BYTES
 _NO_LIMIT: Final = 1 << 62
@@ -51,7 +51,7 @@ class QueueCheck:
     """Compares; `finish` says what is left.
 
     Args:
-        known: the topics of topics.json; None without one.
+        topics: what topics.json says; None without one.
         found: the queues that have a folder.
         deleted: by topic, the log offset before which its records are dead.
         unchecked: topics whose entries lie elsewhere.
@@ -63,7 +63,7 @@ class QueueCheck:
         layout: Layout,
         trust: Trust,
         report: Report,
-        known: Collection[str] | None,
+        topics: tables.Table | None,
         found: Collection[Queue],
         deleted: Mapping[str, int],
         unchecked: Collection[str],
@@ -71,7 +71,7 @@ class QueueCheck:
         self._layout = layout
         self._trust = trust
         self._report = report
-        self._known = None if known is None else set(known)
+        self._topics = topics
         self._found = set(found)
         self._deleted = deleted
         self._unchecked = unchecked
@@ -149,8 +149,8 @@ class QueueCheck:
     def finish(self, log_min: int, log_end: int) -> None:
         """Report; look for entries without a record, those that are not yet in the log left out."""
         for queue, seen in self._seen.items():
-            if queue not in self._found and self._known is not None and queue[0] not in self._known:
-                continue  # deleted, folder and all; its records stay until they are too old
+            if is_deleted(queue, self._topics, self._found):
+                continue
             for finding in seen.findings:
                 if finding.log_offset is None or finding.log_offset >= log_min:
                     self._report.add(finding)

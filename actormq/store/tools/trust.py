@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from actormq.kernels import records
+from actormq.kernels.records import ScanEnd
 from actormq.store import checkpoint as checkpoints
 from actormq.store import index, marks
 from actormq.store.checkpoint import Checkpoint
@@ -17,7 +18,7 @@ from actormq.store.commit_log import LogRemoved
 from actormq.store.disk import Disk
 from actormq.store.marks import Mark
 from actormq.store.tools.layout import Layout
-from actormq.store.tools.walking import Log
+from actormq.store.tools.walking import BadPlace, Log
 
 EVERYTHING: Final = 1 << 62
 
@@ -36,6 +37,15 @@ class Trust:
     index: int
     index_files: list[tuple[str, int]]
     """The index files that count: name, and the number before which their entries do."""
+
+    def is_end(self, bad: BadPlace) -> bool:
+        """Say whether the log simply ends there: nothing follows, or nothing that anybody has promised."""
+        if bad.start < self.log:
+            return False
+        if bad.end is None and bad.reason == ScanEnd.EMPTY:
+            return True
+        # RocketMQ leaves what lay behind a cut; it is no record, or the log would go on with it.
+        return not self.clean or (not self.checkpoint.ours and bad.end is None)
 
 
 def read_trust(disk: Disk, layout: Layout, log: Log) -> Trust:
@@ -70,8 +80,8 @@ def read_trust(disk: Disk, layout: Layout, log: Log) -> Trust:
         full = [(name, each) for name, each in headers if each.end_timestamp <= known.index_timestamp]
         files = [(name, each.next_number) for name, each in full]
         index_to = full[-1][1].end_offset if full else 0
-        queues_to = _file_at(log, known.replay_from_ms)
-        log_to = _file_at(log, known.log_timestamp)
+        queues_to = file_at(log, known.replay_from_ms)
+        log_to = file_at(log, known.log_timestamp)
     return Trust(
         clean=False,
         checkpoint=known,
@@ -91,7 +101,7 @@ def _header(disk: Disk, layout: Layout, name: str) -> index.IndexHeader:
         disk.close(fd)
 
 
-def _file_at(log: Log, store_ms: int) -> int:
+def file_at(log: Log, store_ms: int) -> int:
     """Return the last log file whose first record was stored by then; else the first."""
     for base in reversed(log.bases):
         first = first_record(log, base)

@@ -96,10 +96,10 @@ class _Verification:
         self.verdict = Verdict(
             trust=self.trust, report=self.report, log_min=self.log.min, log_files=len(self.log.bases)
         )
-        known = tables.topic_names(stored[tables.TOPICS]) if stored[tables.TOPICS] is not None else None
         found = queues_on_disk(disk, layout.queues)
-        unchecked = _batch_topics(stored[tables.TOPICS])
-        self.queues = QueueCheck(disk, layout, self.trust, self.report, known, found, deleted, unchecked)
+        topics = stored[tables.TOPICS]
+        unchecked = _batch_topics(topics)
+        self.queues = QueueCheck(disk, layout, self.trust, self.report, topics, found, deleted, unchecked)
         self.index = IndexCheck(disk, layout, self.trust, self.report, self.log.min)
 
     def _table(self, name: str) -> tables.Table | None:
@@ -134,18 +134,17 @@ class _Verification:
         return self.log.min
 
     def _walk(self) -> None:
-        begin = end = self.log.min
+        begin = self.log.min
         for found in self.log.walk(begin, self.log.top):
-            self.progress(end - begin, self.log.top - begin)
+            self.progress(self.log.reached - begin, self.log.top - begin)
             if isinstance(found, Piece):
                 self._compare(found)
-                end = found.end
                 continue
-            end = found.start
-            if self._is_end(found):
+            if self.trust.is_end(found):
+                self.verdict.waiting["torn tails"] += found.reason != ScanEnd.EMPTY
                 break
             self._damaged(found)
-        self.verdict.log_end = end
+        self.verdict.log_end = self.log.reached
         self.progress(self.log.top - begin, self.log.top - begin)
 
     def _compare(self, piece: Piece) -> None:
@@ -157,18 +156,6 @@ class _Verification:
                 if queue is not None and first >= 0:
                     self.queues.compare(queue, *self.dispatching.living(queue, first, entries))
             self.index.compare(made.keys, piece.base + made.end)
-
-    def _is_end(self, bad: BadPlace) -> bool:
-        """Say whether the log simply ends here: nothing follows, or nothing that anybody has promised."""
-        if bad.start < self.trust.log:
-            return False
-        if bad.end is None and bad.reason == ScanEnd.EMPTY:
-            return True
-        # RocketMQ leaves what lay behind a cut; it is no record, or the log would go on with it.
-        if self.trust.clean and (self.trust.checkpoint.ours or bad.end is not None):
-            return False
-        self.verdict.waiting["torn tails"] += 1
-        return True
 
     def _damaged(self, bad: BadPlace) -> None:
         header = _header_at(self.log, bad.start)

@@ -6,7 +6,7 @@ before it is called damage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Final
 
 from actormq.kernels import queues, records
 from actormq.kernels.records import ScanEnd
+from actormq.message import SYSTEM_TOPIC_PREFIX, SYSTEM_TOPICS
 from actormq.store import tables
 from actormq.store.commit_log import MAKING_SUFFIX, LogReader, LogRemoved, file_name
 from actormq.store.consume_queue import BadName, first_at_or_after, queue_folder
@@ -86,6 +87,8 @@ class Log:
         self.disk = disk
         self.layout = layout
         self.reader = LogReader(disk, layout.log, layout.log_file_bytes, maps_max=4)
+        self.reached = 0
+        """How far the last walk has come; behind a blank record, the next file."""
         self.refresh()
 
     @property
@@ -111,8 +114,9 @@ class Log:
 
         A place that no good record follows is yielded last.
         """
-        at = start
+        at = self.reached = start
         while at < end:
+            self.reached = at
             base = at - at % self.layout.log_file_bytes
             if base not in self.bases:
                 at = self._next_base(at)
@@ -137,6 +141,7 @@ class Log:
             if found.reason == ScanEnd.BLANK or len(view) - found.end < records.BLANK_BYTES:
                 at = base + len(view)
             elif found.reason != ScanEnd.STOP:
+                self.reached = at
                 bad = self._bad_place(view, base, at, ScanEnd(found.reason), check_crc)
                 if bad is None:
                     continue
@@ -144,6 +149,7 @@ class Log:
                 if bad.end is None:
                     return
                 at = bad.end
+        self.reached = at
 
     def _next_base(self, at: int) -> int:
         return next((base for base in self.bases if base > at), self.top)
@@ -177,6 +183,18 @@ class Log:
 
 
 Queue = tuple[str, int]
+
+
+def is_deleted(queue: Queue, topics: tables.Table | None, found: Collection[Queue]) -> bool:
+    """Say whether a queue that the log has records of was deleted, folder and all, as RocketMQ does it.
+
+    Args:
+        topics: what topics.json says; None without one.
+        found: the queues that have a folder.
+    """
+    topic = queue[0]
+    known = topics is None or topic in (topics.get("topicConfigTable") or {})
+    return not (known or queue in found or topic in SYSTEM_TOPICS or topic.startswith(SYSTEM_TOPIC_PREFIX))
 
 
 class Dispatching:
@@ -219,6 +237,10 @@ class Dispatching:
             self.queues.append(None)
         else:
             self.queues.append((topic, header.queue_id))
+
+    def is_dead(self, topic: str) -> bool:
+        """Say whether a deleted topic of that name has records in the log, which count for nothing."""
+        return topic in self._deleted
 
     def living(self, queue: Queue, first: int, entries: bytearray) -> tuple[int, bytearray]:
         """Return the entries of a run without those at its beginning that are of a deleted topic."""

@@ -6,12 +6,13 @@ import io
 import json
 import sys
 import threading
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actormq.cli import bench, group, send, status, topic
+from actormq.cli import bench, dumped, group, send, status, topic
 from actormq.cli.beginning import Beginning
 from actormq.cli.dev import _greeting
 from actormq.cli.options import client_url
@@ -26,6 +27,17 @@ def test_name_servers_make_the_clients_url() -> None:
     """Semicolons are RocketMQ's, commas the client's; a URL stays as it is."""
     assert client_url("h:1;i:2") == "rocketmq://h:1,i:2"
     assert client_url("zmq://h:1") == "zmq://h:1"
+
+
+def test_places_in_a_log_are_offsets_or_times() -> None:
+    """For `store dump`; anything else is a sentence."""
+    time_ms = round(datetime.fromisoformat("2026-11-22T14:30:00").timestamp() * 1000)
+    nothing = {"first_offset": None, "end_offset": None, "first_ms": None, "last_ms": None}
+    assert dumped.bounds_of("", "") == nothing
+    assert dumped.bounds_of("7", "2026-11-22T14:30:00") == nothing | {"first_offset": 7, "last_ms": time_ms}
+    assert dumped.bounds_of("2026-11-22T14:30:00", "9") == nothing | {"end_offset": 9, "first_ms": time_ms}
+    with pytest.raises(ConfigError, match="--to 'soon' must be a log offset"):
+        dumped.bounds_of("", "soon")
 
 
 def test_properties_are_pairs() -> None:

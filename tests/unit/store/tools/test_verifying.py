@@ -10,53 +10,19 @@ from pathlib import Path
 
 import pytest
 from faults.small_store import DELAYS, Message, SmallStore, small_config
+from unit.store.tools.whole_store import MESSAGES, contents, copied, filled, let_go, look, poke
 
 from actormq.kernels.queues import ENTRY
 from actormq.store import checkpoint
 from actormq.store.disk import RealDisk
 from actormq.store.tools.layout import Layout, Sizes, find_layout
-from actormq.store.tools.verifying import Verdict, verify
-
-MESSAGES = 60
-BODY_BYTES = 60_000
-
-
-def filled(root: Path, *, stop: bool, messages: int = MESSAGES) -> SmallStore:
-    """Make a store of four log files, two topics and more than one index file."""
-    store = SmallStore(RealDisk(), small_config(root, index_entries=40), body_bytes=BODY_BYTES)
-    for number in range(messages):
-        store.append([Message(number, "ab"[number % 2], number % 3)])
-    if stop:
-        store.stop()
-        store.index.close()
-        store.queue_files.close()
-        (root / "config").mkdir()
-        table = {"topicConfigTable": {"a": {"topicName": "a"}, "b": {"topicName": "b"}}}
-        (root / "config/topics.json").write_text(json.dumps(table))
-    return store
-
-
-def look(root: Path) -> Verdict:
-    disk = RealDisk()
-    return verify(disk, find_layout(disk, root), delay_ms=DELAYS)
+from actormq.store.tools.verifying import verify
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole")
-    filled(root, stop=True)
-    return root
-
-
-def copied(whole: Path, root: Path) -> Path:
-    for path in whole.rglob("*"):
-        target = root / path.relative_to(whole)
-        if path.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-            os.utime(target, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    filled(root)
     return root
 
 
@@ -72,7 +38,7 @@ def test_sizes_are_found_in_the_files(whole: Path) -> None:
 
 def test_a_whole_store(whole: Path) -> None:
     """Everything is counted, nothing waits, nothing is wrong, nothing is changed."""
-    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    before = contents(whole)
     told: list[tuple[int, int]] = []
     disk = RealDisk()
     verdict = verify(
@@ -86,7 +52,7 @@ def test_a_whole_store(whole: Path) -> None:
     assert verdict.queues == {(topic, queue): 10 for topic in "ab" for queue in range(3)}
     assert not any(verdict.waiting.values())
     assert told[-1] == (4 << 20, 4 << 20)
-    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+    assert contents(whole) == before
 
 
 @pytest.mark.parametrize("synced", [0, 20, 60])
@@ -107,12 +73,6 @@ def test_what_a_killed_broker_had_not_promised_is_no_damage(tmp_path: Path, sync
     assert dict(verdict.waiting) == {
         "torn tails": 1, "queue entries": MESSAGES - synced, "index keys": MESSAGES - synced if synced else 0,
     }  # fmt: skip
-
-
-def poke(path: Path, at: int, data: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(data)
 
 
 def body_byte(root: Path) -> None:
@@ -253,8 +213,7 @@ def test_a_topic_that_was_made_again(tmp_path: Path) -> None:
     store.queue_files.cut("a", 0, 4)
     verdict = look(tmp_path)
     assert verdict.whole, verdict.report.findings
-    store.queue_files.close()
-    store.index.close()
+    let_go(store)
 
 
 def test_offsets_that_two_records_have(tmp_path: Path) -> None:
@@ -265,8 +224,7 @@ def test_offsets_that_two_records_have(tmp_path: Path) -> None:
     store.append([Message(10, "a", 0)])
     store.stop()
     assert dict(look(tmp_path).report.counts) == {"queue.double": 1, "queue.entry": 1}
-    store.queue_files.close()
-    store.index.close()
+    let_go(store)
 
 
 def test_after_retention(whole: Path, tmp_path: Path) -> None:
@@ -296,5 +254,4 @@ def test_beside_a_broker_that_writes(tmp_path: Path) -> None:
         assert verdict.records == number
     assert number > 40
     assert checkpoint.read(RealDisk(), tmp_path / "checkpoint").ours
-    store.queue_files.close()
-    store.index.close()
+    let_go(store)
