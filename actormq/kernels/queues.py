@@ -217,7 +217,10 @@ def add_keys(
     log_offset: int,
     store_timestamp: int,
 ) -> int:
-    """Add the unit of the unique key, then one of each word of KEYS; return how many bytes of `keys` count.
+    """Add the units of a message's keys; return how many bytes of `keys` count.
+
+    The unique key, each word of KEYS and then, as ``topic#T#tags``, the tags.  RocketMQ indexes these since
+    5.4; IndexService.java.
 
     Args:
         topic_hash: of ``topic#``, with which each key begins.
@@ -226,15 +229,17 @@ def add_keys(
         value = hash_text(data, places[_UNIQUE], places[_UNIQUE + 1], topic_hash)
         used = append_key(keys, used, index_hash(value), log_offset, store_timestamp)
     at = places[_KEYS]
-    if at < 0:
-        return used
-    end = at + places[_KEYS + 1]
+    end = at + places[_KEYS + 1] if at >= 0 else at
     while at < end:
         word_end = find_byte(data, at, end, 32)
         if word_end > at:
             value = hash_text(data, at, word_end - at, topic_hash)
             used = append_key(keys, used, index_hash(value), log_offset, store_timestamp)
         at = word_end + 1
+    if places[_TAGS] >= 0:
+        # 84 is the 'T', 35 the '#'.
+        value = hash_text(data, places[_TAGS], places[_TAGS + 1], wrap(31 * wrap(31 * topic_hash + 84) + 35))
+        used = append_key(keys, used, index_hash(value), log_offset, store_timestamp)
     return used
 
 
@@ -364,7 +369,11 @@ def dispatch(
                 run_end = queue_offset
             entries_used = append_entry(entries, entries_used, base_log_offset + at, size, code)
             run_end += 1
-        if index and transaction != 0xC and (places[_UNIQUE] >= 0 or places[_KEYS] >= 0):
+        if (
+            index
+            and transaction != 0xC
+            and (places[_UNIQUE] >= 0 or places[_KEYS] >= 0 or places[_TAGS] >= 0)
+        ):
             if topic_hash < 0:
                 # A key is hashed as ``topic#key``; 35 is the '#'.
                 topic_hash = wrap(31 * hash_text(data, topic_at, topic_size, 0) + 35)

@@ -22,7 +22,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 WORK = Path(os.environ.get("RMQ_WORK", ROOT / ".work" / "rocketmq"))
-VERSIONS = {"5": "rocketmq-5", "4": "rocketmq-4"}
+VERSIONS = {"5": "rocketmq-5", "4": "rocketmq-4", "4-broker": "rocketmq-4-broker"}
 JAVA_17_OPENS = [
     "--add-opens=java.base/java.lang=ALL-UNNAMED",
     "--add-opens=java.base/java.util=ALL-UNNAMED",
@@ -42,7 +42,7 @@ def require_java() -> None:
 
 
 def jars(version: str) -> Path:
-    """Return the folder with the official jars of release line `version` ("5" or "4")."""
+    """Return the folder with the official jars of release line `version`: "5", "4" or "4-broker"."""
     folder = WORK / f"lib-{version}"
     if not (folder / ".done").exists():
         folder.mkdir(parents=True, exist_ok=True)

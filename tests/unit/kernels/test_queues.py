@@ -92,10 +92,14 @@ def naive_code(message: dict[str, Any], store_timestamp: int) -> int:
 def naive_keys(message: dict[str, Any]) -> list[int]:
     if message["sys_flag"] == ROLLBACK:
         return []
-    properties = decode_properties(properties_of(message).encode())
+    return hashes_of(message["topic"], decode_properties(properties_of(message).encode()))
+
+
+def hashes_of(topic: str, properties: dict[str, str]) -> list[int]:
     words = [properties["UNIQ_KEY"]] if "UNIQ_KEY" in properties else []
     words += [word for word in properties.get("KEYS", "").split(" ") if word]
-    hashes = [abs(java_hash(f"{message['topic']}#{word}")) for word in words]
+    words += ["T#" + properties["TAGS"]] if "TAGS" in properties else []
+    hashes = [abs(java_hash(f"{topic}#{word}")) for word in words]
     return [0 if value == 2**31 else value for value in hashes]
 
 
@@ -243,9 +247,7 @@ def test_dispatch_reads_any_property_string(queues: Any, strings: list[str], end
     for text in texts:
         properties = decode_properties(text.encode())
         codes.append(java_hash(properties["TAGS"]) if "TAGS" in properties else 0)
-        words = [properties["UNIQ_KEY"]] if "UNIQ_KEY" in properties else []
-        words += [word for word in properties.get("KEYS", "").split(" ") if word]
-        hashes += [abs(java_hash(f"a#{word}")) for word in words]
+        hashes += hashes_of("a", properties)
     assert [code for _, _, code in queues.ENTRY.iter_unpack(made.runs[0][2])] == codes
     assert [key for key, _, _ in queues.KEY.iter_unpack(made.keys)] == hashes
 

@@ -1,0 +1,265 @@
+"""What the official broker wrote is what we read, and what we would have written."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from golden.stores import NAMES, Golden, body_of, host_of, unpack
+from store_rig import MemoryPort
+
+from actormq.kernels import records
+from actormq.kernels.batches import BatchEncoder, Stop
+from actormq.kernels.rings import HEAD, TAIL, RingProducer
+from actormq.message import PropertyKey, decode_properties, tags_code
+from actormq.shm.append_port import REQUEST
+from actormq.shm.extents import Extents
+from actormq.store import checkpoint, index, record, tables
+from actormq.store.consume_queue import QueueReader
+from actormq.store.disk import RealDisk
+from actormq.store.identifiers import pack_host
+from actormq.store.index import IndexReader
+from actormq.store.log_scan import find_end
+from actormq.store.recovery import recover
+from actormq.wire import json
+
+DISK = RealDisk()
+LEVEL_18_MS = 7_200_000
+DELAY_MS = [1000] * 17 + [LEVEL_18_MS]
+FOREVER_MS = 1 << 60
+PLAIN = [name for name in NAMES if name.endswith(("plain", "crc"))]
+
+
+@pytest.fixture(params=NAMES)
+def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Golden:
+    """Each of the stores."""
+    return unpack(request.param, tmp_path)
+
+
+@pytest.fixture(params=PLAIN)
+def plain(request: pytest.FixtureRequest, tmp_path: Path) -> Golden:
+    """Each of the stores that have ordinary queues only."""
+    return unpack(request.param, tmp_path)
+
+
+def test_there_is_one_of_each_kind() -> None:
+    assert NAMES == [
+        "rocketmq-4-plain",
+        "rocketmq-5-batch",
+        "rocketmq-5-crc",
+        "rocketmq-5-ext",
+        "rocketmq-5-plain",
+    ]
+
+
+def test_every_field_of_every_record(golden: Golden) -> None:
+    """As Java's MessageDecoder and DispatchRequest give them, from the first record to the last."""
+    reader = golden.log
+    found = find_end(reader, sorted(files(golden)), 0, 0, records.CRC_CHECK)
+    assert not found.damages
+    at = 0
+    for java in golden.said["records"]:
+        base = java["logOffset"] - java["logOffset"] % reader.file_bytes
+        assert java["logOffset"] in (at, base), "a record, or a blank one and then a record"
+        ours = record.decode(reader.file(base), java["logOffset"] - base, check_crc=True)
+        assert fields(ours) == {key: java[key] for key in fields(ours)}
+        assert (ours.born_host, ours.store_host) == (host_of(java["bornHost"]), host_of(java["storeHost"]))
+        assert ours.properties == java["properties"]
+        assert bytes(ours.body) == body_of(java)
+        assert ours.properties.get("KEYS") == (java.get("keys") or None)
+        assert ours.properties.get("UNIQ_KEY") == java.get("uniqKey")
+        if not is_delayed(ours.topic):
+            assert tags_code(ours.properties.get("TAGS")) == java["tagsCode"]
+        at = ours.log_offset + ours.size
+    assert found.end == at
+
+
+def files(golden: Golden) -> list[int]:
+    return [int(path.name) for path in (golden.root / "commitlog").iterdir()]
+
+
+def fields(ours: record.Record) -> dict[str, Any]:
+    return {
+        "topic": ours.topic,
+        "queueId": ours.queue_id,
+        "queueOffset": ours.queue_offset,
+        "logOffset": ours.log_offset,
+        "size": ours.size,
+        "flag": ours.flag,
+        "sysFlag": ours.sys_flag,
+        "bornTimestamp": ours.born_timestamp,
+        "storeTimestamp": ours.store_timestamp,
+        "reconsumeTimes": ours.reconsume_times,
+        "preparedOffset": ours.prepared_offset,
+        "bodyCrc": ours.body_crc,
+        "messageId": ours.message_id,
+    }
+
+
+def is_delayed(topic: str) -> bool:
+    return topic == "SCHEDULE_TOPIC_XXXX"
+
+
+def test_every_entry_of_every_queue(plain: Golden) -> None:
+    reader = QueueReader(DISK, plain.root / "consumequeue", plain.config.queue_file_entries)
+    for queue in plain.said["queues"]:
+        assert queue["entries"]
+        for entry in queue["entries"]:
+            found = reader.entry(queue["topic"], queue["queueId"], entry["queueOffset"])
+            assert found == (entry["logOffset"], entry["size"], entry["tagsCode"])
+
+
+def test_the_index_answers_as_javas(golden: Golden) -> None:
+    """Every key, and one that nobody has; newest first, and a hash that another key shares is no hit."""
+    config = golden.config
+    reader = IndexReader(DISK, golden.root / index.FOLDER, config.index_slots, config.index_entries)
+    assert golden.said["keys"]
+    for asked in golden.said["keys"]:
+        found = reader.query(asked["topic"], asked["key"], 0, FOREVER_MS, 64)
+        assert sorted(found) == sorted(asked["logOffsets"]), asked
+
+
+def test_the_checkpoint(golden: Golden) -> None:
+    known = checkpoint.read(DISK, golden.root / checkpoint.NAME)
+    java = golden.said["checkpoint"]
+    assert not known.ours
+    assert (known.log_timestamp, known.queues_timestamp, known.index_timestamp) == (
+        java["log"],
+        java["queues"],
+        java["index"],
+    )
+    if "confirmed" in java:
+        assert (known.master_flushed_offset, known.confirm_offset) == (
+            java["masterFlushed"],
+            java["confirmed"],
+        )
+
+
+def test_our_records_are_javas(golden: Golden) -> None:
+    """Every byte of the log, from what was handed to Java: messages, times, hosts."""
+    writer = Rewriter(golden)
+    for sent in golden.said["sent"]:
+        if sent["sysFlag"] & 0x80 == 0 and sent["topic"] != "batched":
+            writer.append(sent)
+
+
+class Rewriter:
+    """Our encoder, at the place and time of each of Java's appends."""
+
+    def __init__(self, golden: Golden) -> None:
+        self.golden = golden
+        self.config = golden.config
+        self.next: dict[tuple[str, int], int] = defaultdict(int)
+
+    def append(self, sent: dict[str, Any]) -> None:
+        """Encode one request and compare the records, and the blank one before them, if there is one."""
+        base = sent["logOffset"] - sent["logOffset"] % self.config.log_file_bytes
+        if sent["logOffset"] == base > 0:
+            before = self.golden.log.file(base - self.config.log_file_bytes)
+            blank_at = records.scan(before, 0, base - self.config.log_file_bytes).end
+            assert self.encode(sent, base - self.config.log_file_bytes + blank_at) == Stop.FILE_FULL
+            left = self.config.log_file_bytes - blank_at
+            blank = bytearray(8)
+            records.encode_blank(blank, 0, left)
+            assert before[blank_at : blank_at + 8] == blank
+        assert self.encode(sent, sent["logOffset"]) == self.golden.stored(sent["logOffset"], sent["bytes"])
+
+    def encode(self, sent: dict[str, Any], log_offset: int) -> bytes | Stop:
+        port = MemoryPort(request_capacity=1 << 20)
+        rows = memoryview(bytearray(Extents.payload_bytes(1)))
+        queue = (sent["topic"], sent["queueId"])
+        Extents(rows).open_row(0, 1, 0, self.next[queue])
+        encoder = BatchEncoder(
+            rows,
+            store_host=pack_host(*host_of(sent["storeHost"])),
+            body_bytes_max=self.config.body_bytes_max,
+            file_bytes=self.config.log_file_bytes,
+            batch_bytes=1 << 20,
+            read_log=lambda offset, size: None,
+            record_crc=self.golden.said["kind"] == "crc",
+        )
+        file_end = (log_offset // self.config.log_file_bytes + 1) * self.config.log_file_bytes
+        encoder.begin(log_offset, file_end, log_offset, sent["storeTimestamp"], False)
+        assert RingProducer(port.requests).try_push(self.request(sent))
+        cells = port.requests.cast("Q"), port.completions.cast("Q")
+        *_, answered, stop = encoder.take(
+            port.requests, cells[0][HEAD], port.completions, cells[1][TAIL], 1 << 20
+        )
+        if not answered:
+            return Stop(stop)
+        self.next[queue] = encoder.next_queue_offset(0)[1]
+        return bytes(encoder.records)
+
+    def request(self, sent: dict[str, Any]) -> bytes:
+        topic, body = sent["topic"].encode(), body_of(sent)
+        properties = base64.b64decode(sent["properties"])
+        is_batch = sent.get("batch", False)
+        if is_batch and self.golden.said["version"].startswith("5"):
+            properties = b""  # release line 5 forgets those of the batch itself
+        born_host = pack_host(*host_of(sent["bornHost"]))
+        header = REQUEST.pack(
+            1, 0, 1, sent["queueId"], 2 if is_batch else 1, 1, sent["flag"], sent["sysFlag"],
+            sent["reconsumeTimes"], len(body), sent["bornTimestamp"], sent["preparedOffset"], 0,
+            len(topic), len(properties), len(born_host), 0, 0,
+        )  # fmt: skip
+        return header + born_host + topic + properties + body
+
+
+def test_recovery_opens_it_and_changes_nothing(plain: Golden) -> None:
+    """As after a clean stop: queues and ends as Java says, no byte of log, queues and index another one."""
+    before = contents(plain.root)
+    found = recover(DISK, plain.config, wall_ms=1, pid=1, delay_ms=DELAY_MS)
+    assert found.clean
+    assert found.log_end == plain.said["records"][-1]["logOffset"] + plain.said["records"][-1]["size"]
+    assert {key: (extent.min, extent.max) for key, extent in found.queues.items()} == {
+        (queue["topic"], queue["queueId"]): (queue["min"], queue["max"]) for queue in plain.said["queues"]
+    }
+    assert contents(plain.root) == before
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for folder in ("commitlog", "consumequeue", "index")
+        for path in (root / folder).rglob("*")
+        if path.is_file()
+    }
+
+
+def test_our_queues_and_index_are_javas(plain: Golden) -> None:
+    """Made anew from Java's log alone, they have Java's bytes (release line 4 does not index tags)."""
+    before = contents(plain.root)
+    shutil.rmtree(plain.root / "consumequeue")
+    (index_file,) = (plain.root / "index").iterdir()
+    index_bytes = index_file.read_bytes()
+    shutil.rmtree(plain.root / "index")
+    recover(DISK, plain.config, wall_ms=1, pid=1, delay_ms=DELAY_MS, rebuild=True)
+    (made,) = (plain.root / "index").iterdir()
+    if plain.said["version"].startswith("5"):
+        assert made.read_bytes() == index_bytes
+    made.unlink()
+    index_file.write_bytes(index_bytes)
+    assert contents(plain.root) == before
+
+
+def test_tables_are_written_back_whole(golden: Golden) -> None:
+    """Every `config/*.json` is read, and what is written again says the same, unknown members included."""
+    names = sorted(path.name for path in (golden.root / "config").glob("*.json"))
+    assert {"topics.json", "subscriptionGroup.json", "consumerOffset.json", "delayOffset.json"} <= set(names)
+    for name in names:
+        path = golden.root / "config" / name
+        before = json.loads(path.read_bytes())
+        table = tables.load(DISK, path)
+        assert table == before
+        tables.save(DISK, path, table)
+        assert json.loads(path.read_bytes()) == before
+
+
+def test_unknown_items_of_properties_are_read_as_java_does() -> None:
+    """Without a key, without a value, without the last separator, twice."""
+    text = b"A\x01\x02\x01b\x02\x02TAGS\x01one\x02TAGS\x01two"
+    assert decode_properties(text) == {PropertyKey.TAGS: "two"}
