@@ -39,8 +39,16 @@ from actormq.broker.members import ConnectionKey
 from actormq.broker.offsets import Offsets, parse_table
 from actormq.broker.outbox import Append, Caller, Now, Outbox, Reply
 from actormq.broker.registration import registration_body
-from actormq.broker.tables import GroupEntry, OwnTables, encode_entry
-from actormq.broker.topics import Topics, TopicSettings, topic_to_json
+from actormq.broker.tables import (
+    BrokerEntry,
+    Entry,
+    GroupEntry,
+    OwnTables,
+    TopicEntry,
+    TopicGone,
+    encode_entry,
+)
+from actormq.broker.topics import Topics, TopicSettings, TopicTexts
 from actormq.config import FlushMode
 from actormq.errors import RequestError, ResponseCode
 from actormq.shm.append_port import AppendPort
@@ -220,6 +228,7 @@ class CoordinatorActor(ProcessActor):
         self._appends: deque[Append] = deque()
         self._directory = PositionsDirectory(context.positions)
         self._port: AppendPort | None = None
+        self._topic_texts = TopicTexts()
         self._unsaved: set[str] = set()
         self._unwritable: set[str] = set()
         self._forgotten: set[str] = set()
@@ -239,7 +248,9 @@ class CoordinatorActor(ProcessActor):
         self.state.add_handlers(Admin(self.state, broker_properties(config), now.wall_ms).handlers())
         self._save = SafeSave(config.coordinator.offsets_interval_ms, now.monotonic_ms)
         self._replay_until_ms = now.monotonic_ms + REPLAY_MS_MAX
-        self._name_servers = NameServers(config, self.loop, self.log, lambda: self._now().monotonic_ms)
+        self._name_servers = NameServers(
+            config, self.loop, self.log, lambda: self._now().monotonic_ms, self._registration
+        )
         self.state.begin(now)
         self._carry_out(now)
         if self.context.incarnation > 1:
@@ -331,6 +342,10 @@ class CoordinatorActor(ProcessActor):
     def _now(self) -> Now:
         clock = self.context.clock
         return Now(clock.wall_ms(), clock.monotonic_ns() // _NS_PER_MS)
+
+    def _registration(self) -> bytes:
+        topics = self.state.topics.table.values()
+        return registration_body(topics, self.state.topic_version, self.config.permission)
 
     # --- what comes in -------------------------------------------------------------------------------
 
@@ -427,11 +442,7 @@ class CoordinatorActor(ProcessActor):
         self._publish(box)
         faults.point("coordinator.published")
         if box.topics_changed:
-            self._name_servers.tell(
-                registration_body(
-                    self.state.topics.table.values(), self.state.topic_version, self.config.permission
-                )
-            )
+            self._name_servers.tell(_only_topics(box.entries))
         if box.closed:
             self._settle_version = self._publisher.version
             self._ring_row_writers()
@@ -465,6 +476,8 @@ class CoordinatorActor(ProcessActor):
     # --- files ---------------------------------------------------------------------------------------
 
     def _note_files(self, box: Outbox) -> None:
+        topics = (entry.name for entry in box.entries if isinstance(entry, TopicEntry | TopicGone))
+        self._topic_texts.changed(topics)
         if box.deleted_changed:
             self._unsaved.add(files.DELETED_TOPICS)
         if box.unsaved_offsets:
@@ -527,10 +540,9 @@ class CoordinatorActor(ProcessActor):
         return True
 
     def _topics_table(self) -> Table:
-        topics = self.state.topics.table
         return {
             "dataVersion": self.state.topic_version.to_json(),
-            "topicConfigTable": {name: topic_to_json(entry) for name, entry in topics.items()},
+            "topicConfigTable": self._topic_texts.of(self.state.topics.table),
         }
 
     def _groups_table(self) -> Table:
@@ -730,6 +742,13 @@ class CoordinatorActor(ProcessActor):
         busy = self._held or self._appends or self._name_servers.leaving or self._save.pending
         busy = busy or state.deleting
         return not busy and not self.state.offsets.changed
+
+
+def _only_topics(entries: list[Entry]) -> list[TopicEntry]:
+    """Return the topics among what has changed; none if something changed that registers with all topics."""
+    if any(isinstance(entry, TopicGone | BrokerEntry) for entry in entries):
+        return []
+    return [entry for entry in entries if isinstance(entry, TopicEntry)]
 
 
 _EVEN_OF_THE_DEAD: Final = (RequestCode.UPDATE_CONSUMER_OFFSET,)

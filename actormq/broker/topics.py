@@ -31,6 +31,7 @@ from actormq.message import (
     TEMPLATE_TOPIC,
     Permission,
 )
+from actormq.wire import json
 
 SINGLE_TAG: Final = "SINGLE_TAG"
 MULTI_TAG: Final = "MULTI_TAG"
@@ -189,6 +190,29 @@ def topic_to_json(config: TopicConfig | TopicEntry) -> dict[str, Any]:
         "topicSysFlag": config.sys_flag,
         "writeQueueNums": config.write_queues,
     }
+
+
+class TopicTexts:
+    """The JSON of all topics, for a file that is written whole at each change: made once for each of them."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, json.Fragment] = {}
+        self._changed: set[str] = set()
+
+    def changed(self, names: Iterable[str]) -> None:
+        """Some topics were made, changed or deleted."""
+        self._changed.update(names)
+
+    def of(self, table: Mapping[str, TopicEntry]) -> dict[str, json.Fragment]:
+        """Return what stands for `topic_to_json` of every topic of `table`; not to be changed."""
+        for name in self._changed if self._texts else table:
+            if name in table:
+                self._texts[name] = json.Fragment(json.dumps(topic_to_json(table[name])))
+            else:
+                self._texts.pop(name, None)
+        self._changed.clear()
+        assert len(self._texts) == len(table), "a topic came or went that nobody named"
+        return self._texts
 
 
 class _TopicJson(msgspec.Struct, rename="camel"):

@@ -6,13 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actormq.broker.registration import (
+    SINGLE_TOPICS_MAX,
     BrokerIdentity,
     Registrar,
     register_request,
     registration_body,
+    topic_request,
     unregister_request,
 )
 from actormq.broker.tables import TopicEntry
+from actormq.wire import json
 from actormq.wire.registration import DataVersion, decode_registration
 
 WHO = BrokerIdentity(
@@ -76,30 +79,100 @@ def test_at_once_on_change_every_interval_and_sooner_after_a_failure() -> None:
     assert registrar.answered("ns:1", 3_010)
 
 
-@given(st.integers(), st.lists(st.sampled_from(["change", "answer", "fail", "wait"]), max_size=40))
+def named(name: str) -> TopicEntry:
+    return TopicEntry(name, 6, 1, 1, 0, False, "SINGLE_TAG", {}, [0], [1])
+
+
+@given(
+    st.integers(),
+    st.lists(st.sampled_from(["change", "one", "one", "many", "answer", "fail", "wait", "old"]), max_size=40),
+)
 def test_the_last_change_reaches_every_name_server_in_the_end(seed: int, steps: list[str]) -> None:
-    """Whatever failed or overlapped: when all answer again, all know the last change."""
+    """Whatever failed or overlapped: when all answer again, all know the last change, topic by topic."""
     chance = random.Random(seed)
     registrar = Registrar(["a", "b"], 30_000)
-    now, under_way, told = 0, {}, {"a": -1, "b": -1}
+    now, under_way = 0, {}
+    exists = {"first"}
+    told: dict[str, set[str]] = {"a": set(), "b": set()}
     for step in [*steps, *["answer", "wait"] * 4]:
         for address in registrar.due(now):
             assert address not in under_way, "two requests to one name server"
-            under_way[address] = registrar.change
+            news = registrar.news(address)
+            under_way[address] = set(exists) if news is None else told[address] | {one.name for one in news}
         if step == "change":
+            exists.add(f"t{len(exists)}")
             registrar.changed()
+        elif step in ("one", "many"):
+            names = [f"t{len(exists) + number}" for number in range(1 if step == "one" else 9)]
+            exists.update(names)
+            registrar.changed([named(name) for name in names])
         elif step == "wait":
             now += 40_000
+        elif step == "old" and under_way:
+            address = chance.choice(sorted(under_way))
+            if registrar.news(address) is not None:
+                del under_way[address]
+                registrar.takes_all_only(address, now)
         elif under_way:
             for address in chance.sample(sorted(under_way), len(under_way)):
                 carried = under_way.pop(address)
                 if step == "answer":
-                    told[address] = max(told[address], carried)
+                    told[address] = carried
                     registrar.answered(address, now)
                 else:
                     registrar.failed(address, now)
-    assert told == {"a": registrar.change, "b": registrar.change}
+    assert told == {"a": exists, "b": exists}
     assert registrar.settled(registrar.change)
+
+
+def test_a_few_changed_topics_are_told_alone() -> None:
+    """Each one's last state; everything is told after a failure, a lost connection, a gap, and in time."""
+    registrar = Registrar(["a"], 30_000)
+
+    def told(now_ms: int, ends: str = "answered") -> list[TopicEntry] | None:
+        assert registrar.due(now_ms) == ["a"]
+        news = registrar.news("a")
+        getattr(registrar, ends)("a", now_ms)
+        return news
+
+    assert told(0) is None
+    registrar.changed([TOPIC])
+    registrar.changed([named("u"), named("t")])
+    assert told(1) == [named("t"), named("u")]
+    assert registrar.wake_ms() == 30_000
+    registrar.changed([named(f"n{number}") for number in range(SINGLE_TOPICS_MAX + 1)])
+    assert told(2) is None
+    registrar.changed([TOPIC])
+    assert told(3, "failed") == [TOPIC]
+    assert told(2_000) is None
+    registrar.changed([TOPIC])
+    registrar.changed()
+    assert told(2_001) is None
+    for _ in range(SINGLE_TOPICS_MAX + 1):
+        registrar.changed([TOPIC])
+    assert told(2_002) is None
+    registrar.lost("a", 2_003)
+    assert told(2_300) is None
+    registrar.changed([TOPIC])
+    assert told(2_301) == [TOPIC]
+    assert registrar.wake_ms() == 32_300
+    registrar.changed([TOPIC])
+    assert told(32_300) is None
+    registrar.changed([TOPIC])
+    assert told(32_301, "takes_all_only") == [TOPIC]
+    assert told(32_301) is None
+    registrar.changed([TOPIC])
+    assert told(32_302) is None
+
+
+def test_one_topic_as_rocketmq_says_it() -> None:
+    """REGISTER_TOPIC_IN_NAMESRV: a route of one broker; a broker that takes no writes says so here, too."""
+    request = topic_request(WHO, TOPIC, 4)
+    assert (request.code, request.fields) == (217, {"topic": "t"})
+    (queues,) = json.loads(request.body)["queueDatas"]
+    assert queues == {
+        "brokerName": "broker-a", "readQueueNums": 4, "writeQueueNums": 2, "perm": 4, "topicSysFlag": 1
+    }  # fmt: skip
 
 
 def test_a_lost_connection_is_a_lost_registration() -> None:

@@ -1,5 +1,6 @@
 """Topics and rows: what may be created, with how many queues, and that no two queues share a row."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,12 +13,15 @@ from actormq.broker.topics import (
     TopicConfig,
     Topics,
     TopicSettings,
+    TopicTexts,
     config_of,
     parse_attributes,
     recover,
     system_topics,
+    topic_to_json,
 )
 from actormq.errors import RequestError, ResponseCode
+from actormq.wire import json
 
 SETTINGS = TopicSettings(cluster="DefaultCluster", broker="broker-a", rows_max=300)
 
@@ -273,3 +277,25 @@ def test_recovery_gives_a_row_to_every_queue_that_was_found(
     assert known is not None
     assert (known.read_queues, known.write_queues) == (2, 3)
     assert found.topics.get("SCHEDULE_TOPIC_XXXX") is not None
+
+
+def test_the_texts_of_topics_follow_the_table() -> None:
+    """What was named is made anew, what is gone is left out; nobody's change is missed."""
+    entries = {
+        name: TopicEntry(name, 6, 1, 1, 0, False, "SINGLE_TAG", {}, [0], [1]) for name in ("a", "b", "c")
+    }
+    texts = TopicTexts()
+
+    def read() -> dict[str, object]:
+        found: dict[str, object] = json.loads(json.dumps(texts.of(entries)))
+        return found
+
+    assert read() == {name: topic_to_json(entry) for name, entry in entries.items()}
+    entries["b"] = msgspec.structs.replace(entries["b"], perm=4)
+    entries["d"] = msgspec.structs.replace(entries["a"], name="d")
+    del entries["a"]
+    texts.changed(["b", "d", "a"])
+    assert read() == {name: topic_to_json(entry) for name, entry in entries.items()}
+    del entries["c"]
+    with pytest.raises(AssertionError, match="nobody named"):
+        read()
