@@ -64,13 +64,16 @@ def prepare(
         OSError: the disk failed.
     """
     faults.point("recovery.begun")
-    stored_topics = _look_at(config.store.root, disk)
+    stored_topics, damaged = _look_at(config.store.root, disk)
     deleted = tables.deleted_topics(_load(config, disk, tables.DELETED_TOPICS))
     delay_ms = list(DelayLevels(config.coordinator.delay_levels).delays_ms)
     # RocketMQ's file names the broker; recovery itself is gone in a moment.
     pid = positions.role(slot_of("supervisor"), RoleCell.PID) or os.getpid()
     store = recover(disk, config.store, wall_ms=wall_ms, pid=pid, delay_ms=delay_ms, deleted=deleted)
     faults.point("recovery.recovered")
+    for path, trouble in damaged.items():
+        aside = tables.set_aside(disk, path)
+        log.warning(f"{trouble}; its .bak is used instead, and it is kept as {aside.name}")
     _report(store, log)
     half_deleted = {name for name, end in deleted.items() if end == tables.PENDING}
     if half_deleted:
@@ -189,14 +192,22 @@ def _open_queues(
     publisher.publish(*map(encode_entry, found.topics.table.values()))
 
 
-def _look_at(root: Path, disk: Disk) -> list[topics.TopicConfig]:
-    """Refuse what no broker left, before anything changes; return the topics that topics.json has."""
+def _look_at(root: Path, disk: Disk) -> tuple[list[topics.TopicConfig], dict[Path, str]]:
+    """Refuse what no broker left, before anything changes.
+
+    Returns:
+        The topics that topics.json has; what is wrong with files whose .bak is used instead.
+    """
     check_shape(disk, root)
+    damaged = {}
     for name in tables.FILES:
-        tables.load(disk, root / tables.FOLDER / name)
+        path = root / tables.FOLDER / name
+        trouble = tables.look(disk, path).trouble
+        if trouble:
+            damaged[path] = trouble
     path = root / tables.FOLDER / tables.TOPICS
     stored = (tables.load(disk, path) or {}).get("topicConfigTable") or {}
-    return [_stored_topic(path, name, value) for name, value in stored.items()]
+    return [_stored_topic(path, name, value) for name, value in stored.items()], damaged
 
 
 def _stored_topic(path: Path, name: str, value: object) -> topics.TopicConfig:

@@ -51,6 +51,8 @@ class LogScan:
     stretches: list[tuple[int, int]] = field(default_factory=list)
     """(start, end) in the log, ascending: only good records, each stretch inside one file."""
     damages: list[Damage] = field(default_factory=list)
+    torn: ScanEnd = ScanEnd.EMPTY
+    """Why what lies behind the end is no record."""
     last_store_timestamp: int = 0
     scanned_bytes: int = 0
 
@@ -85,6 +87,7 @@ def find_end(reader: LogReader, bases: list[int], start: int, durable_to: int, c
             at = base + reader.file_bytes
         elif found.reason != ScanEnd.STOP:
             if at >= durable_to:
+                result.torn = ScanEnd(found.reason)
                 break
             at = _pass_over(reader, bases, at, durable_to, ScanEnd(found.reason), result)
     result.end = at

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Final
 
 from actormq.errors import StoreForeign
 from actormq.kernels import records
@@ -28,6 +29,8 @@ class Bounds:
     """Where the record of that last entry ends; 0 without one, or when that record is not in the log."""
     sound: bool
     """The log has the record of the last entry at its place, and no file is missing in between."""
+    replay_from: int
+    """The queue is certain for records that end at or before this log offset, at most the bound."""
 
 
 def topics_on_disk(disk: Disk, root: Path) -> list[str]:
@@ -54,32 +57,53 @@ def queues_on_disk(disk: Disk, root: Path) -> list[tuple[str, int]]:
     return found
 
 
+_PROOFS: Final = 16
+"""So many entries are looked at for one that the log bears out."""
+
+
 def find_bounds(
     files: QueueFiles, reader: LogReader, topic: str, queue_id: int, log_min: int, bound: int
 ) -> Bounds:
     """Return which entries of a queue point at records in the log that end at or before `bound`.
+
+    The entry behind them, if there is one, must be of a record behind `bound`.  Where it, or the last of
+    them, is not what the log says, it may be damaged: all of the queue behind the last one that is borne out
+    must be made again, or a message would lose its place in the queue, and another one get it.
 
     Args:
         log_min: where the log begins.
     """
     bases = files.bases(topic, queue_id)
     if not bases:
-        return Bounds(first_file_entry=0, min=0, max=0, log_end=0, sound=True)
+        return Bounds(first_file_entry=0, min=0, max=0, log_end=0, sound=True, replay_from=bound)
     # Only the newest files without a gap count.
     run = list(takewhile(lambda base: base in bases, range(bases[-1], -1, -files.file_bytes)))
     first = run[-1] // ENTRY_BYTES
     end = (run[0] + files.file_bytes) // ENTRY_BYTES
-    log_end, sound = 0, len(run) == len(bases)
+    log_end, sound, replay_from = 0, len(run) == len(bases), bound
     with closing(_Entries(files, topic, queue_id)) as entries:
         high = first_at_or_after(first, end, 1, lambda entry: 0 if entries.is_before(entry, bound) else 1)
         low = first_at_or_after(
             first, high, 1, lambda entry: 1 if entries.points_to_log(entry, log_min) else 0
         )
+
+        def end_of(number: int) -> int:
+            """Return where the record of an entry ends; 0 when the log does not bear it out."""
+            log_offset, size, _ = entries.entry(number)
+            borne_out = _is_borne_out(reader, topic, queue_id, number, log_offset, size)
+            return log_offset + size if borne_out else 0
+
         if low < high:
             log_offset, size, _ = entries.entry(high - 1)
             log_end = log_offset + size
-            sound = sound and _is_borne_out(reader, topic, queue_id, high - 1, log_offset, size)
-    return Bounds(first_file_entry=first, min=low, max=high, log_end=log_end, sound=sound)
+            sound = sound and end_of(high - 1) > 0
+        behind = entries.entry(high)[:2] if high < end else (0, 0)
+        if (low < high and end_of(high - 1) == 0) or (behind != (0, 0) and end_of(high) == 0):
+            certain = (end_of(number) for number in range(high - 1, max(low, high - _PROOFS) - 1, -1))
+            replay_from = next((each for each in certain if each), log_min)
+    return Bounds(
+        first_file_entry=first, min=low, max=high, log_end=log_end, sound=sound, replay_from=replay_from
+    )
 
 
 class _Entries:

@@ -172,6 +172,12 @@ class _Recovery:
         bounds, plan = self._plan(clean, rebuild, known)
         found = find_end(self.reader, self.bases, plan.scan, plan.durable, self._check_crc())
         self.notes += [str(damage) for damage in found.damages]
+        if found.torn != ScanEnd.EMPTY:
+            name = file_name(self.log.base_of(found.end))
+            self.notes.append(
+                f"log file {name} has no whole record at log offset {found.end} ({found.torn.name}): "
+                "from there on it was not known to be durable, and is cut"
+            )
         self._begin(pid)
         self._remove_dead()
         end = found.end
@@ -282,7 +288,13 @@ class _Recovery:
         if rebuild:
             plan = replace(plan, queues=self.log_min, index=self.log_min)
         plan = self._from_log_min(plan)
-        return self._bounds(plan.queues), plan
+        bounds = self._bounds(plan.queues)
+        certain = min((each.replay_from for each in bounds.values()), default=plan.queues)
+        if certain < plan.queues:
+            self.notes.append(f"some queue does not fit the log: all go on from log offset {certain} again")
+            plan = self._from_log_min(replace(plan, queues=certain))
+            bounds = self._bounds(plan.queues)
+        return bounds, plan
 
     def _from_log_min(self, plan: _Plan) -> _Plan:
         """Return `plan` inside the log, its scan early enough for queues and index."""
@@ -354,7 +366,10 @@ class _Recovery:
 
     def _replay_all(self, end: int) -> Queues:
         """Make all queues anew from all of the log."""
-        found = find_end(self.reader, self.log.bases(), self.log_min, end, False)
+        # With CRCs: a damaged topic or queue id must not make a queue.
+        found = find_end(self.reader, self.log.bases(), self.log_min, end, self._check_crc())
+        known = set(self.notes)
+        self.notes += [str(damage) for damage in found.damages if str(damage) not in known]
         plan = _Plan(scan=self.log_min, queues=self.log_min, index=end, durable=end)
         result = self._replay(plan, self._bounds(self.log_min), found.stretches, True)
         assert result is not None
@@ -461,7 +476,9 @@ class _Replay:
             known = queue in self._bounds or queue[0] in self._recovery.topics
             if known and first != 0 and not self._rebuild:
                 self.fits = False
-            low = first
+            if first < high or low == high:
+                low = first
+            # Else damaged records are missing in between; what is in front of them stays readable.
         self._recovery.queue_files.write(*queue, first, entries)
         self._extents[queue] = (low, first + len(entries) // queues.ENTRY_BYTES)
 

@@ -4,12 +4,16 @@ Read: integer keys without quotes, and whatever else fastjson writes; where the 
 JSON, its ``.bak`` sibling.  Write: the new text is durable under a temporary name before the old one becomes
 the ``.bak``, so that at every moment one of the two is whole.
 
+Our files end with a checksum, as a member that RocketMQ does not know: a digit of an offset that is another
+one is JSON as good as before.  RocketMQ drops it when it writes.
+
 Source: RocketMQ ConfigManager.java, MixAll.string2File.
 """
 
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +47,21 @@ TABLE_BYTES_MAX: Final = 256 * 1024 * 1024
 PENDING: Final = -1
 """In place of a log offset: the deletion had begun, where the topic's last message ends was not known yet."""
 
+CHECKSUM: Final = "actormqChecksum"
+"""The last member of our files: CRC-32 of the others, as `save` writes them."""
+DAMAGED_SUFFIX: Final = ".damaged"
+_OPTIONS: Final = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+
 Table = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a table's two files hold."""
+
+    table: Table | None
+    trouble: str = ""
+    """What is wrong with the file for which the ``.bak`` has stepped in."""
 
 
 def load(disk: Disk, path: Path) -> Table | None:
@@ -52,21 +70,53 @@ def load(disk: Disk, path: Path) -> Table | None:
     Raises:
         StoreForeign: a file is there, but neither it nor the ``.bak`` has the shape of that table; both stay.
     """
+    return look(disk, path).table
+
+
+def look(disk: Disk, path: Path) -> Found:
+    """As `load`; says, too, why it is not the table at `path`."""
     troubles = []
-    for candidate in (path, path.with_name(path.name + ".bak")):
+    for candidate in (path, _bak(path)):
         if not disk.exists(candidate):
             continue
         try:
             table = parse(_read(disk, candidate))
+            _check_sum(table or {})
             _check_shape(table or {}, _OBJECTS.get(path.name, ()))
         except FrameError as error:
             troubles.append(f"{candidate}: {error.remark}")
             continue
         if table is not None:
-            return table
-    if troubles:
+            return Found(table, "; ".join(troubles))
+        troubles.append(f"{candidate}: empty")
+    if any(not trouble.endswith(": empty") for trouble in troubles):
         raise StoreForeign("; ".join(troubles))
-    return None
+    return Found(None)
+
+
+def set_aside(disk: Disk, path: Path) -> Path:
+    """Rename a damaged file, durably: otherwise it would become the ``.bak`` of the next one."""
+    aside = path.with_name(path.name + DAMAGED_SUFFIX)
+    disk.rename(path, aside)
+    disk.fsync_dir(path.parent)
+    return aside
+
+
+def _bak(path: Path) -> Path:
+    return path.with_name(path.name + ".bak")
+
+
+def _check_sum(table: Table) -> None:
+    """Take the checksum out of a table; raise FrameError when it is not that table's."""
+    found = table.pop(CHECKSUM, None)
+    if found is not None and found != _sum_of(table):
+        raise FrameError(
+            f"its checksum is not that of its content: damaged, or edited (then remove its {CHECKSUM})"
+        )
+
+
+def _sum_of(table: Table) -> str:
+    return f"{zlib.crc32(orjson.dumps(table, option=_OPTIONS)):08x}"
 
 
 def parse(text: bytes) -> Table | None:
@@ -119,15 +169,22 @@ def save(disk: Disk, path: Path, table: Table) -> None:
         disk.unlink(making)
     fd = disk.open(making, exclusive=True)
     try:
-        options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
-        disk.pwritev(fd, [orjson.dumps(table, option=options)], 0)
+        disk.pwritev(fd, [_text(table)], 0)
         disk.fdatasync(fd)
     finally:
         disk.close(fd)
     if disk.exists(path):
-        disk.rename(path, path.with_name(path.name + ".bak"))
+        disk.rename(path, _bak(path))
     disk.rename(making, path)
     disk.fsync_dir(path.parent)
+
+
+def _text(table: Table) -> bytes:
+    """Return the content of a file: the table with its checksum."""
+    # Keys that are no strings are sorted as numbers here, and as strings when they are read again.
+    plain = orjson.loads(orjson.dumps(table, option=orjson.OPT_NON_STR_KEYS))
+    plain.pop(CHECKSUM, None)
+    return orjson.dumps({**plain, CHECKSUM: _sum_of(plain)}, option=_OPTIONS)
 
 
 def topic_names(table: Table | None) -> list[str]:

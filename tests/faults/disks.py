@@ -210,6 +210,18 @@ class MemoryDisk:
             change.apply(shadow)
         del self._journal[:count]
 
+    def image(self) -> MemoryDisk:
+        """Return a disk of its own with everything that this one holds now, all of it durable."""
+        after = MemoryDisk()
+        after.folders = set(self.folders)
+        for path, inode in self.names.items():
+            data = bytes(inode.data)
+            after.names[path] = Inode(data=bytearray(data), durable=data, changed=inode.changed)
+        after._durable_names = dict(after.names)
+        after._durable_folders = set(after.folders)
+        after._lengths = {inode: len(inode.data) for inode in after.names.values()}
+        return after
+
     def crash(self, chance: random.Random) -> MemoryDisk:
         """Return this disk after a loss of power; this object is of no use afterwards."""
         self._apply_journal(chance.choice((0, len(self._journal), chance.randint(0, len(self._journal)))))

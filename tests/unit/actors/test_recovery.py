@@ -191,7 +191,10 @@ def test_tables_of_another_shape_are_refused_and_left_alone(
     assert [one.name for one in tmp_path.rglob("*")] == ["config", name]
 
 
-def test_the_former_table_stands_in_for_one_of_another_shape(tmp_path: Path) -> None:
+def test_the_former_table_stands_in_for_one_of_another_shape(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, and the bad one is kept: it must not become the .bak of the next one."""
     path = tmp_path / "config/topics.json"
     path.parent.mkdir()
     path.write_text('{"topicConfigTable":[1]}')
@@ -201,6 +204,9 @@ def test_the_former_table_stands_in_for_one_of_another_shape(tmp_path: Path) -> 
     memory = Memory(tmp_path)
     start(memory)
     assert tables_of(memory).topic("a") is not None
+    assert f"{path}: topicConfigTable is no object; its .bak is used instead" in caplog.text
+    assert path.with_name("topics.json.damaged").read_text() == '{"topicConfigTable":[1]}'
+    assert not path.exists()
 
 
 def test_full_disk_does_not_keep_from_serving_what_is_there(
@@ -256,7 +262,7 @@ def test_a_deletion_that_had_begun_is_ended(tmp_path: Path, name: str | None) ->
     assert store.deleted == {"topic": end}
     assert tables_of(memory).topic("topic") is None
     assert not (tmp_path / "consumequeue" / "topic").exists()
-    assert json.loads((config / "deletedTopics.json").read_text()) == {"deletedTopics": {"topic": end}}
+    assert json.loads((config / "deletedTopics.json").read_text())["deletedTopics"] == {"topic": end}
     assert list(json.loads((config / "consumerOffset.json").read_text())["offsetTable"]) == ["other@g"]
     assert json.loads((config / "topics.json").read_text())["topicConfigTable"] == {}
 

@@ -164,9 +164,27 @@ def test_save_and_load() -> None:
     tables.save(disk, PATH, {"a": 1})
     tables.save(disk, PATH, {"offsetTable": {"t@g": {0: 12}}})
     assert tables.load(disk, PATH) == {"offsetTable": {"t@g": {"0": 12}}}
-    assert json.loads(bytes(disk.names[PATH].data)) == {"offsetTable": {"t@g": {"0": 12}}}
+    stored = json.loads(bytes(disk.names[PATH].data))
+    del stored[tables.CHECKSUM]
+    assert stored == {"offsetTable": {"t@g": {"0": 12}}}
     assert disk.listdir(PATH.parent) == ["topics.json", "topics.json.bak"]
-    assert json.loads(bytes(disk.names[PATH.with_name("topics.json.bak")].data)) == {"a": 1}
+    assert json.loads(bytes(disk.names[PATH.with_name("topics.json.bak")].data))["a"] == 1
+
+
+@pytest.mark.parametrize("name", tables.FILES)
+def test_a_digit_that_is_another_one_is_noticed(name: str) -> None:
+    """It is JSON as good as before; only the checksum tells.  Without one nothing is compared."""
+    disk = MemoryDisk()
+    path = PATH.with_name(name)
+    tables.save(disk, path, {"offsetTable": {"t@g": {0: 12, 1: 7}, "a": {10: 1}}})
+    text = bytes(disk.names[path].data)
+    write(disk, path, text.replace(b" 12", b" 16"))
+    with pytest.raises(StoreForeign, match=f"{name}: its checksum is not that of its content"):
+        tables.load(disk, path)
+    write(disk, path, text.replace(b" 12", b" 12 "))
+    assert tables.load(disk, path) == {"offsetTable": {"t@g": {"0": 12, "1": 7}, "a": {"10": 1}}}
+    write(disk, path, b'{"offsetTable": {"t@g": {"0": 16}}}')
+    assert tables.load(disk, path) == {"offsetTable": {"t@g": {"0": 16}}}
 
 
 def test_fastjson_is_understood() -> None:
@@ -178,18 +196,22 @@ def test_fastjson_is_understood() -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"\0\0\0", b"{", b"[1]", b'"x"', b"{" * 5000, b'{"a":' * 2000, b"\xff\xfe"]
 )
-def test_bad_text_falls_back_to_the_bak_or_is_refused(text: bytes) -> None:
-    """Never deleted, never a traceback."""
+@pytest.mark.parametrize("name", tables.FILES)
+def test_bad_text_falls_back_to_the_bak_or_is_refused(name: str, text: bytes) -> None:
+    """Never deleted, never a traceback; and what is wrong is said."""
     disk = MemoryDisk()
-    write(disk, PATH, text)
+    path = PATH.with_name(name)
+    write(disk, path, text)
     if text.strip(b"\0"):
-        with pytest.raises(StoreForeign, match=r"topics\.json"):
-            tables.load(disk, PATH)
+        with pytest.raises(StoreForeign, match=name):
+            tables.load(disk, path)
     else:
-        assert tables.load(disk, PATH) is None
-    assert disk.exists(PATH)
-    write(disk, PATH.with_name("topics.json.bak"), b'{"topicConfigTable":{"t":{}}}')
-    assert tables.topic_names(tables.load(disk, PATH)) == ["t"]
+        assert tables.load(disk, path) is None
+    assert disk.exists(path)
+    write(disk, path.with_name(name + ".bak"), b'{"dataVersion":{"counter":1}}')
+    found = tables.look(disk, path)
+    assert found.table == {"dataVersion": {"counter": 1}}
+    assert str(path) in found.trouble
 
 
 def test_one_of_two_is_whole_whatever_fails() -> None:
