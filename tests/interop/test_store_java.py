@@ -7,7 +7,6 @@ ever stored is there, in order, found by queue, by offset id and by key, and our
 from __future__ import annotations
 
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from faults.small_store import FOREVER_MS, Message, SmallStore, read_log, small_config
 from interop import rocketmq
+from interop.wire_client import WireClient
 
 from actormq.kernels import records
 from actormq.message import java_hash
@@ -28,8 +28,7 @@ from actormq.store.disk import RealDisk
 from actormq.store.identifiers import parse_offset_message_id
 from actormq.store.index import IndexReader
 from actormq.store.recovery import RecoveredStore
-from actormq.wire import batch, frame
-from actormq.wire.command import RemotingCommand
+from actormq.wire import batch
 
 pytestmark = pytest.mark.interop
 
@@ -51,7 +50,7 @@ DELAY_MS = [
 
 
 @contextmanager
-def java_broker(root: Path, end: signal.Signals) -> Iterator[JavaClient]:
+def java_broker(root: Path, end: signal.Signals, **sizes: object) -> Iterator[WireClient]:
     """The official broker on this store; `end` is how it ends."""
     port = rocketmq.free_port(-2, 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,6 +73,7 @@ def java_broker(root: Path, end: signal.Signals) -> Iterator[JavaClient]:
             "flushDiskType": "SYNC_FLUSH",
             "autoCreateTopicEnable": "true",
             "namesrvAddr": "127.0.0.1:1",
+            **sizes,
         }
         conf.write_text("".join(f"{key}={value}\n" for key, value in keys.items()))
         log = Path(folder) / "broker.out"
@@ -83,53 +83,10 @@ def java_broker(root: Path, end: signal.Signals) -> Iterator[JavaClient]:
                 rocketmq.wait_port(port, 60)
             except TimeoutError:
                 raise AssertionError(log.read_text()[-3000:]) from None
-            yield JavaClient(port)
+            yield WireClient(port)
         finally:
             process.send_signal(end)
             process.wait(60)
-
-
-class JavaClient:
-    """Requests to one broker, one at a time."""
-
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), 10)
-        self._cutter = frame.FrameCutter()
-
-    def call(self, code: int, fields: dict[str, Any], body: bytes = b"") -> RemotingCommand:
-        deadline = time.monotonic() + 20
-        while True:
-            request = RemotingCommand.request(code, {key: str(value) for key, value in fields.items()}, body)
-            self._socket.sendall(frame.encode(request))
-            frames: list[bytes] = []
-            while not frames:
-                frames = self._cutter.feed(self._socket.recv(1 << 20))
-            answer = frame.decode(frames[0])
-            # 14: the store is still starting.
-            if answer.code not in (1, 2, 14) or time.monotonic() > deadline:
-                return answer
-            time.sleep(0.2)
-
-    def send(
-        self, topic: str, queue_id: int, body: bytes, properties: str, *, is_batch: bool = False
-    ) -> RemotingCommand:
-        fields = {
-            "a": "g", "b": topic, "c": "TBW102", "d": 4, "e": queue_id, "f": 0, "g": 1_700_000_000_001,
-            "h": 7, "i": properties, "j": 0, "k": "false", "l": 16, "m": "true" if is_batch else "false",
-        }  # fmt: skip
-        answer = self.call(320 if is_batch else 310, fields, body)
-        assert answer.code == 0, answer
-        return answer
-
-    def pull(self, topic: str, queue_id: int, offset: int) -> tuple[bytes, int]:
-        fields = {
-            "consumerGroup": "reader", "topic": topic, "queueId": queue_id, "queueOffset": offset,
-            "maxMsgNums": 32, "sysFlag": 4, "commitOffset": 0, "suspendTimeoutMillis": 0, "subscription": "*",
-            "subVersion": 0, "expressionType": "TAG",
-        }  # fmt: skip
-        answer = self.call(11, fields)
-        assert answer.code in (0, 19, 20), answer
-        return bytes(answer.body) if answer.code == 0 else b"", int(answer.fields["nextBeginOffset"])
 
 
 class Told:
@@ -146,7 +103,7 @@ class Told:
         return len(bodies) - 1
 
 
-def java_writes(java: JavaClient, told: Told, start: int, count: int) -> None:
+def java_writes(java: WireClient, told: Told, start: int, count: int) -> None:
     """Single messages with tags and keys, batches, delayed ones."""
     for number in range(start, start + count):
         topic, queue_id = f"J{number % 3}", number % 2
@@ -172,7 +129,7 @@ def java_writes(java: JavaClient, told: Told, start: int, count: int) -> None:
             told.keys.append((topic, f"key-{number}", body))
 
 
-def java_finds_keys(java: JavaClient, told: Told) -> None:
+def java_finds_keys(java: WireClient, told: Told) -> None:
     """By key, in index files that both have written."""
     for topic, key, body in told.keys[:: len(told.keys) // 20]:
         fields = {"topic": topic, "key": key, "maxNum": 32, "beginTimestamp": 0, "endTimestamp": FOREVER_MS}
@@ -182,7 +139,7 @@ def java_finds_keys(java: JavaClient, told: Told) -> None:
         assert body in found, key
 
 
-def java_reads(java: JavaClient, told: Told) -> None:
+def java_reads(java: WireClient, told: Told) -> None:
     """Every queue from its beginning, bodies in order; the last messages by id."""
     for (topic, queue_id), bodies in told.queues.items():
         got: list[bytes] = []
