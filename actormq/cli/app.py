@@ -26,7 +26,7 @@ NOUNS: Final = {
     "consume": "Print messages as they come.",
     "message": "Look at single messages: by id, by key, by time.",
     "status": "Show every role with its process, CPU and memory, the positions, and the lag between them.",
-    "store": "A store's files: inspect, verify, dump, rebuild, truncate.",
+    "store": "A store's files: inspect, verify, dump, rebuild, truncate, backup, restore.",
     "bench": "Measure a running broker: produce, consume, latency.",
 }
 """`actormq.cli.<noun>` has a Typer called ``app``, or one command named like the noun."""

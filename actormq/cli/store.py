@@ -14,7 +14,14 @@ from actormq.cli.main import EXIT_FAILED
 from actormq.cli.options import Json, examples
 from actormq.cli.output import print_json, say
 from actormq.cli.progress import progress_bar
-from actormq.cli.store_text import as_json_value, show_cut, show_facts, show_verdict, verdict_value
+from actormq.cli.store_text import (
+    as_json_value,
+    show_cut,
+    show_facts,
+    show_rebuilt,
+    show_verdict,
+    verdict_value,
+)
 from actormq.errors import ConfigError, StoreForeign
 
 if TYPE_CHECKING:
@@ -25,6 +32,9 @@ app = typer.Typer()
 DELAY_LEVELS: Final = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
 
 Store: TypeAlias = Annotated[Path, typer.Argument(help="The store's folder.", metavar="STORE")]
+DelayLevels: TypeAlias = Annotated[
+    str, typer.Option("--delay-levels", help="The broker's delay levels, where they are not the default.")
+]
 LogFileBytes: TypeAlias = Annotated[
     int, typer.Option("--log-file-bytes", help="Size of a log file, where its files do not tell.")
 ]
@@ -94,9 +104,7 @@ def inspect(
 @app.command(epilog=examples("store verify /var/lib/actormq/broker-a", "store verify ~/store --json"))
 def verify(
     store: Store,
-    delay_levels: Annotated[
-        str, typer.Option("--delay-levels", help="The broker's delay levels, where they are not the default.")
-    ] = DELAY_LEVELS,
+    delay_levels: DelayLevels = DELAY_LEVELS,
     findings_max: Annotated[
         int, typer.Option("--findings", min=1, help="Describe so many; all are counted.")
     ] = 100,
@@ -110,7 +118,7 @@ def verify(
 
     Exit code 0: whole; 1: damaged; 2: no store, or not readable.
     """
-    from actormq.broker.delay import DelayLevels
+    from actormq.broker.delay import DelayLevels as Levels
     from actormq.store.disk import RealDisk
     from actormq.store.tools import verifying
 
@@ -119,7 +127,7 @@ def verify(
         verdict = verifying.verify(
             RealDisk(),
             layout,
-            delay_ms=list(DelayLevels(delay_levels).delays_ms),
+            delay_ms=list(Levels(delay_levels).delays_ms),
             progress=progress,
             findings_max=findings_max,
         )
@@ -201,9 +209,7 @@ def rebuild(
     store: Store,
     write: Write = False,
     with_index: Annotated[bool, typer.Option("--index/--no-index", help="Make an index, too.")] = True,
-    delay_levels: Annotated[
-        str, typer.Option("--delay-levels", help="The broker's delay levels, where they are not the default.")
-    ] = DELAY_LEVELS,
+    delay_levels: DelayLevels = DELAY_LEVELS,
     log_file_bytes: LogFileBytes = 0,
     queue_file_entries: QueueFileEntries = 0,
     index_slots: IndexSlots = 0,
@@ -214,7 +220,7 @@ def rebuild(
     import os
     import time
 
-    from actormq.broker.delay import DelayLevels
+    from actormq.broker.delay import DelayLevels as Levels
     from actormq.store.disk import RealDisk
     from actormq.store.tools import rebuilding
 
@@ -226,18 +232,13 @@ def rebuild(
         done = rebuilding.rebuild(
             RealDisk(),
             layout,
-            delay_ms=list(DelayLevels(delay_levels).delays_ms),
+            delay_ms=list(Levels(delay_levels).delays_ms),
             wall_ms=time.time_ns() // 1_000_000,
             pid=os.getpid(),
             with_index=with_index,
             progress=progress,
         )
-    if as_json:
-        print_json({**asdict(done), "queues": len(done.queues)})
-        return
-    for start, until in done.passed_over:
-        say(f"passed over damage in the log, offsets {start} to {until}")
-    print(f"{done.messages} messages in {len(done.queues)} queues, {done.keys} keys, up to {done.log_end}")
+    show_rebuilt(done, as_json)
 
 
 @app.command(
@@ -283,3 +284,70 @@ def truncate(
         show_cut(cut, kept if write and keep else None)
     if not write:
         say("nothing was changed (say --write)")
+
+
+@app.command(
+    epilog=examples(
+        "store backup /var/lib/actormq/broker-a /backup/monday",
+        "store backup /var/lib/actormq/broker-a /backup/tuesday --since /backup/monday",
+    )
+)
+def backup(
+    store: Store,
+    target: Annotated[Path, typer.Argument(help="A new or empty folder.", metavar="DEST")],
+    since: Annotated[
+        Path | None, typer.Option("--since", help="An earlier backup: what it has is not read again.")
+    ] = None,
+    share: Annotated[
+        bool, typer.Option("--share/--copy", help="Clone or link full log files where that can be done.")
+    ] = True,
+    log_file_bytes: LogFileBytes = 0,
+    queue_file_entries: QueueFileEntries = 0,
+    index_slots: IndexSlots = 0,
+    index_entries: IndexEntries = 0,
+    as_json: Json = False,
+) -> None:
+    """Copy a store, while its broker works or not: everything acknowledged before the command began."""
+    from actormq.store.disk import RealDisk
+    from actormq.store.tools import backup as copying
+
+    layout = readable(store, log_file_bytes, queue_file_entries, index_slots, index_entries)
+    with unreadable_is_usage(), progress_bar("backup") as progress:
+        before = since.absolute() if since is not None else None
+        done = copying.backup(
+            RealDisk(), layout, target.absolute(), since=before, share=share, progress=progress
+        )
+    if as_json:
+        print_json({**asdict(done), "files": len(done.files), "queues": len(done.queues)})
+        return
+    print(f"log offsets {done.log_min} to {done.log_end}, {len(done.files)} files in {target}")
+    if done.left_out:
+        say(f"not in the backup: {', '.join(done.left_out)}")
+
+
+@app.command(epilog=examples("store restore /backup/monday /var/lib/actormq/broker-a"))
+def restore(
+    source: Annotated[Path, typer.Argument(help="A backup's folder.", metavar="SRC")],
+    target: Annotated[Path, typer.Argument(help="A new or empty folder.", metavar="DEST")],
+    delay_levels: DelayLevels = DELAY_LEVELS,
+    as_json: Json = False,
+) -> None:
+    """Make a store of a backup, once every byte of it has been compared with its manifest."""
+    import os
+    import time
+
+    from actormq.broker.delay import DelayLevels as Levels
+    from actormq.store.disk import RealDisk
+    from actormq.store.tools import backup as copying
+
+    with unreadable_is_usage(), progress_bar("restore") as progress:
+        done = copying.restore(
+            RealDisk(),
+            source.absolute(),
+            target.absolute(),
+            delay_ms=list(Levels(delay_levels).delays_ms),
+            wall_ms=time.time_ns() // 1_000_000,
+            pid=os.getpid(),
+            progress=progress,
+        )
+    show_rebuilt(done, as_json)

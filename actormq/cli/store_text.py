@@ -7,11 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actormq.cli.output import print_table, say
+from actormq.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from actormq.store.tools.cutting import Cut
     from actormq.store.tools.inspecting import Facts
+    from actormq.store.tools.rebuilding import Rebuilt
     from actormq.store.tools.report import Finding
     from actormq.store.tools.verifying import Verdict
 
@@ -127,3 +128,13 @@ def show_cut(cut: Cut, kept: Path | None) -> None:
     print_table(("topic", "queue", "messages"), rows)
     if kept is not None:
         print(f"kept in {kept}")
+
+
+def show_rebuilt(done: Rebuilt, as_json: bool) -> None:
+    """Tell what was made anew."""
+    if as_json:
+        print_json({**asdict(done), "queues": len(done.queues)})
+        return
+    for start, until in done.passed_over:
+        say(f"passed over damage in the log, offsets {start} to {until}")
+    print(f"{done.messages} messages in {len(done.queues)} queues, {done.keys} keys, up to {done.log_end}")

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -20,6 +22,7 @@ BytesLike = bytes | bytearray | memoryview
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 _FALLOC_FL_ZERO_RANGE = 0x10
+_FICLONE: Final = 0x40049409
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 _BLOCK_BYTES: Final = 4096
@@ -77,6 +80,10 @@ class Disk(Protocol):
 
     def rename(self, old: Path, new: Path) -> None:
         """Give the file at `old` the name `new`, in place of what had it."""
+        ...
+
+    def share(self, source: Path, target: Path) -> bool:
+        """Make `target` the same file without copying it, a clone or a second name; False: this cannot be."""
         ...
 
     def exchange(self, one: Path, other: Path) -> None:
@@ -209,6 +216,17 @@ class RealDisk:
     def rename(self, old: Path, new: Path) -> None:
         os.replace(old, new)
 
+    def share(self, source: Path, target: Path) -> bool:
+        if _clone(source, target):
+            return True
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+                return False
+            raise
+        return True
+
     def exchange(self, one: Path, other: Path) -> None:
         if not _exchange(one, other):
             aside = one.with_name(one.name + ".aside")
@@ -263,6 +281,19 @@ def _behind(views: list[memoryview], written: int) -> list[memoryview]:
             return [view[written:], *views[number + 1 :]]
         written -= len(view)
     return []
+
+
+def _clone(source: Path, target: Path) -> bool:
+    """Make `target` a copy that shares its blocks with `source` until one of them is written to."""
+    if not sys.platform.startswith("linux"):
+        return False
+    with source.open("rb") as read, target.open("xb") as write:
+        try:
+            fcntl.ioctl(write, _FICLONE, read.fileno())
+            return True
+        except OSError:  # this file system, or these two, cannot
+            os.unlink(target)
+            return False
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -6,12 +6,14 @@ import io
 import json
 import os
 import signal
+import threading
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pytest
 from actormq_process import Dev, dev_in
-from gateway_process import Peer
+from gateway_process import Peer, until
 from gateway_rig import send_request
 
 from actormq.cli.main import main
@@ -131,3 +133,68 @@ def test_rebuilt_and_truncated_stores_start(tmp_path: Path) -> None:
         assert dev.stop() == 0
     verdict = look(root)[1]
     assert (verdict["whole"], verdict["topics"]) == (True, {"orders": {"0": 21}})
+
+
+class Sender:
+    """Sends one message after the other from a thread, and notes what was acknowledged."""
+
+    def __init__(self, dev: Dev) -> None:
+        self.acknowledged: list[int] = []
+        self._over = threading.Event()
+        self._peer = Peer(dev)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._over.is_set():
+            answer = self._peer.ask(send_request("orders", body=b"%08d" % number * 4_000))
+            assert answer.code == 0
+            self.acknowledged.append(int(answer.fields["queueOffset"]))
+            number += 1
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join(60)
+        self._peer.close()
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.soak)])
+def test_backup_under_load(tmp_path: Path, rounds: int) -> None:
+    """While messages come and retention removes files: what was acknowledged before comes back."""
+    root = tmp_path / "data"
+    busy = {
+        "ACTORMQ_STORE_LOG_FILE_BYTES": str(8 << 20),
+        "ACTORMQ_STORE_RETENTION_HOURS": "0",
+        "ACTORMQ_STORE_DELETE_WHEN": ";".join(map(str, range(24))),
+        "ACTORMQ_STORE_CLEAN_INTERVAL_MS": "20",
+    }
+    with dev_in(root, env=busy) as dev:
+        sender = Sender(dev)
+        first = root / "commitlog" / f"{0:020d}"
+        until("retention to have worked", lambda: bool(sender.acknowledged) and not first.exists())
+        before = []
+        for number in range(rounds):
+            acknowledged = len(sender.acknowledged)
+            made = json.loads(store("backup", root, tmp_path / f"backup-{number}", "--json"))
+            before.append((acknowledged, made))
+        sender.stop()
+        assert dev.stop() == 0
+    assert sender.acknowledged == list(range(len(sender.acknowledged)))
+    for number, (acknowledged, made) in enumerate(before):
+        back = tmp_path / f"back-{number}"
+        store("restore", tmp_path / f"backup-{number}", back)
+        lines = [json.loads(line) for line in store("dump", back, "--topic", "orders").splitlines()]
+        offsets = [line["queue_offset"] for line in lines]
+        assert offsets == list(range(offsets[0], offsets[-1] + 1))
+        assert offsets[-1] + 1 >= acknowledged
+        assert all(line["body"] == f"{line['queue_offset']:08d}" * 4_000 for line in lines)
+        facts, verdict = look(back)
+        assert (verdict["whole"], verdict["log"]["end"]) == (True, made["log_end"])
+    with dev_in(back, env={"ACTORMQ_STORE_LOG_FILE_BYTES": str(8 << 20)}) as dev:
+        peer = Peer(dev)
+        assert peer.ask(send_request("orders")).fields["queueOffset"] == str(offsets[-1] + 1)
+        peer.close()
+        assert dev.stop() == 0
+    assert look(back)[1]["whole"]
+    assert facts["layout"]["log_file_bytes"] == 8 << 20

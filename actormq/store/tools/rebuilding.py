@@ -62,6 +62,7 @@ def rebuild(
     pid: int,
     with_index: bool = True,
     ends: dict[Queue, int] | None = None,
+    by_rocketmq: bool | None = None,
     progress: Progress = no_progress,
 ) -> Rebuilt:
     """Make queues and index anew; the caller holds the store's lock.
@@ -74,12 +75,17 @@ def rebuild(
         wall_ms: now, to name the index file.
         pid: who works here, for `abort`, which stays: the next start looks at everything once more.
         ends: where queues end that have no files here.
+        by_rocketmq: topics that have neither a folder nor a line in topics.json were deleted; ours are saved
+            a moment after their first message, and say what was deleted.  None: as the checkpoint tells.
 
     Raises:
         StoreForeign: the log is not whole enough to be read from end to end; nothing was changed.
         OSError: the disk is full, or failed.
     """
-    return _Rebuild(disk, layout, delay_ms, wall_ms, with_index).run(pid, ends or {}, progress)
+    work = _Rebuild(disk, layout, delay_ms, wall_ms, with_index)
+    if by_rocketmq is not None:
+        work.by_rocketmq = by_rocketmq
+    return work.run(pid, ends or {}, progress)
 
 
 class _Rebuild:
@@ -97,6 +103,7 @@ class _Rebuild:
         self.trust: Trust = read_trust(disk, layout, self.log)
         stored = {name: tables.load(disk, layout.root / tables.FOLDER / name) for name in tables.FILES}
         self.topics = stored[tables.TOPICS]
+        self.by_rocketmq = not self.trust.checkpoint.ours
         self.old = set(queues_on_disk(disk, layout.queues))
         self.dispatching = Dispatching(delay_ms, tables.deleted_topics(stored[tables.DELETED_TOPICS]))
         self.result = Rebuilt()
@@ -151,11 +158,14 @@ class _Rebuild:
         for made in self.dispatching.pieces(piece):
             for row, first, entries in made.runs:
                 queue = self.dispatching.queues[row]
-                if queue is not None and first >= 0 and not is_deleted(queue, self.topics, self.old):
+                if queue is not None and first >= 0 and not self._is_deleted(queue):
                     self._write(files, queue, *self.dispatching.living(queue, first, entries))
             if self.with_index and made.keys:
                 writer.put(made.keys, self.wall_ms)
                 self.result.keys += len(made.keys) // ENTRY_BYTES
+
+    def _is_deleted(self, queue: Queue) -> bool:
+        return self.by_rocketmq and is_deleted(queue, self.topics, self.old)
 
     def _write(self, files: QueueFiles, queue: Queue, first: int, entries: bytearray) -> None:
         if not entries:

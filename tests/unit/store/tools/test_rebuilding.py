@@ -115,18 +115,19 @@ def test_offsets_are_not_given_twice(whole: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_deleted_stays_deleted(whole: Path, tmp_path: Path) -> None:
-    """By name, as ours say it; folder and all, as RocketMQ does it.  Without topics.json nothing is."""
-    for name, table, gone in (
-        ("deletedTopics.json", {"deletedTopics": {"a": 4 << 20}}, True),
-        ("topics.json", {"topicConfigTable": {"b": {}}}, True),
-        ("topics.json", {}, True),
+    """By name, as ours say it; or, after RocketMQ, when neither a folder nor topics.json knows it."""
+    for name, table, options, gone in (
+        ("deletedTopics.json", {"deletedTopics": {"a": 4 << 20}}, {}, True),
+        ("topics.json", {"topicConfigTable": {"b": {}}}, {"by_rocketmq": True}, True),
+        ("topics.json", {"topicConfigTable": {"b": {}}}, {}, False),
     ):
-        root = copied(whole, tmp_path / name / str(len(table)))
+        root = copied(whole, tmp_path / f"{name}{gone}")
         remove_tree(RealDisk(), root / "consumequeue/a")
         (root / "config" / name).write_text(json.dumps(table))
-        assert ("a" not in {topic for topic, _ in rebuilt(root).queues}) == gone
+        assert ("a" not in {topic for topic, _ in rebuilt(root, **options).queues}) == gone
+    remove_tree(RealDisk(), root / "consumequeue/a")
     (root / "config/topics.json").unlink()
-    assert "a" in {topic for topic, _ in rebuilt(root).queues}
+    assert "a" in {topic for topic, _ in rebuilt(root, by_rocketmq=True).queues}
 
 
 def test_damage_is_passed_over(whole: Path, tmp_path: Path) -> None:
