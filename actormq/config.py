@@ -119,7 +119,22 @@ class StoreConfig:
     delete_when: str = "04"
     clean_interval_ms: int = 10_000
     """How often old files are looked for."""
+    disk_expire_percent: int = 75
+    """Of the disk: with more, files that are old enough go at any hour."""
+    disk_force_percent: int = 85
+    """With more, the oldest files go whatever their age (with `force_clean`)."""
     disk_warning_percent: int = 90
+    """With more, sends are refused."""
+    force_clean: bool = True
+    delete_batch_max: int = 10
+    """Log files that go in one round; more rounds follow."""
+    delete_interval_ms: int = 100
+    """Between two of them: removing a large file keeps the disk busy."""
+    delete_wait_ms: int = 120_000
+    """How long readers that are still inside a file are waited for."""
+    warm_files: bool = False
+    """Write log files full of zeros when they are made: the first write into them finds them in memory."""
+    warm_flush_pages: int = 4_096
     check_crc_on_recover: bool = True
     record_crc: RecordCrc = RecordCrc.AUTO
     demand_record_crc: bool = False
@@ -146,7 +161,13 @@ class StoreConfig:
             body_bytes_max=(1, 16 * _MIB),
             retention_hours=(0, _COUNT_MAX),
             clean_interval_ms=(1, _DAY_MS),
+            disk_expire_percent=(1, 100),
+            disk_force_percent=(1, 100),
             disk_warning_percent=(1, 100),
+            delete_batch_max=(1, _COUNT_MAX),
+            delete_interval_ms=(0, _DAY_MS),
+            delete_wait_ms=(0, _DAY_MS),
+            warm_flush_pages=(1, _COUNT_MAX),
         )
         _check(
             self.body_bytes_max + 128 * 1024 <= self.log_file_bytes or self.log_file_bytes >= 8 << 20,

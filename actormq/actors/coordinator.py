@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from actormq import faults
+from actormq.actors.cleaner import CleanNow
 from actormq.actors.copying import push
 from actormq.actors.progress import LedgerFile, SafeSave, Table
 from actormq.actors.registering import NameServers
@@ -80,6 +81,12 @@ UNSAVED: Final = (
     "the change is in force, but could not be written to disk and will be tried again: "
     "free some space in the broker's store, then ask again"
 )
+_CLEANING_CODES: Final = (
+    RequestCode.DELETE_EXPIRED_COMMITLOG,
+    RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE,
+    RequestCode.CLEAN_UNUSED_TOPIC,
+)
+"""Served by the cleaner, all alike; what deleted topics leave, the dispatcher removes at once anyway."""
 _SAVED_IN_ORDER: Final = (files.DELETED_TOPICS, files.TOPICS, files.GROUPS, files.CONSUMER_OFFSETS)
 _TOPIC_FILES: Final = frozenset({files.DELETED_TOPICS, files.TOPICS, files.CONSUMER_OFFSETS})
 _NS_PER_MS: Final = 1_000_000
@@ -246,6 +253,7 @@ class CoordinatorActor(ProcessActor):
         self._settle_version = 0
         self.state = self._restore(now)
         self.state.add_handlers(Admin(self.state, broker_properties(config), now.wall_ms).handlers())
+        self.state.add_handlers(dict.fromkeys(_CLEANING_CODES, self._have_cleaned))
         self._save = SafeSave(config.coordinator.offsets_interval_ms, now.monotonic_ms)
         self._replay_until_ms = now.monotonic_ms + REPLAY_MS_MAX
         self._name_servers = NameServers(
@@ -257,6 +265,12 @@ class CoordinatorActor(ProcessActor):
             self.state.topics.hold_rows()
             self._settle_version = self._publisher.version
             self._ring_row_writers()
+
+    def _have_cleaned(self, caller: Caller, request: RemotingCommand, now: Now) -> RemotingCommand:
+        """Have old files removed now; as in RocketMQ, the answer does not wait for that."""
+        if not self.context.ref("cleaner").tell(CleanNow()):
+            raise RequestError(ResponseCode.SYSTEM_BUSY, "the cleaner takes no messages now")
+        return RemotingCommand.response_to(request, ResponseCode.SUCCESS)
 
     def _open_tables(self) -> None:
         """Go on from what was published last: by recovery, or by the coordinator before."""

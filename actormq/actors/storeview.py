@@ -9,12 +9,13 @@ import os
 import struct
 from typing import Final
 
+from actormq.actors.writer import DISK_USED
 from actormq.broker.delay import DueEntry
 from actormq.broker.tables import TopicEntry
 from actormq.config import BrokerConfig
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.shm.extents import Extent, Extents
-from actormq.shm.positions import Position, Positions, readable
+from actormq.shm.positions import Position, Positions, readable, slot_of
 from actormq.store import record as records
 from actormq.store.commit_log import FOLDER as LOG_FOLDER
 from actormq.store.commit_log import LogReader, LogRemoved
@@ -115,7 +116,10 @@ class StoreReader:
         """Return what the positions say, by RocketMQ's runtime keys."""
         appended = self._positions.get(Position.APPENDED)
         oldest = self.record(self._positions.get(Position.CLEANED))
+        used = f"{self._positions.role(slot_of('cleaner'), DISK_USED) / 100:.2f}"
         return {
+            "commitLogDiskRatio": used,
+            "consumeQueueDiskRatio": used,
             "earliestMessageTimeStamp": str(oldest.store_timestamp if oldest is not None else -1),
             "commitLogMinOffset": str(self._positions.get(Position.CLEANED)),
             "commitLogMaxOffset": str(appended),

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import ClassVar, Final
 
 from actormq import faults
@@ -36,8 +37,10 @@ from actormq.store.identifiers import pack_host
 from actormq.store.log_buffer import LogBuffer
 from actormq.store.log_tail import queue_ends
 
-NO_ROOM: Final = RoleCell.COUNTER_0
-"""The cleaner's cell: 1 while its last attempt to make a log file has failed; then sends do not wait."""
+ROOM: Final = RoleCell.COUNTER_0
+"""The cleaner's cell: a `Room`."""
+DISK_USED: Final = RoleCell.COUNTER_2
+"""The cleaner's cell: how full the disk was when it last looked, in percent."""
 
 BATCH_BYTES: Final = 1024 * 1024
 SHARE_BYTES_MIN: Final = 64 * 1024
@@ -48,6 +51,16 @@ NEXT_FILE_WAIT_NS: Final = 1_000_000_000
 """How long sends wait for the cleaner (which may be restarting) before they are refused."""
 COMPLETIONS_WAIT_NS: Final = 10_000_000
 """How soon to look again at a client that does not take its completions."""
+
+
+class Room(IntEnum):
+    """What the cleaner says of the disk."""
+
+    ENOUGH = 0
+    NO_FILE = 1
+    """Its last attempt to make a log file has failed: sends do not wait for the next file."""
+    DISK_FULL = 2
+    """More of the disk is used than RocketMQ's warning level allows: nothing is stored."""
 
 
 def store_host(host: str, port: int) -> bytes:
@@ -232,7 +245,7 @@ class Writer:
 
     def _gather(self, active: list[Source], now_ns: int) -> Batch:
         """Encode one batch: in the present file, or, when its first request needs that, in the next."""
-        if self.wanted_written:
+        if self.wanted_written or self._room == Room.DISK_FULL:
             return self._fill(active, self.appended, self.appended, now_ns, refuse=True)
         base = self.files.base_of(self.appended)
         file_end = base + self.files.file_bytes
@@ -255,6 +268,10 @@ class Writer:
         self.wanted_written = wanted if self.positions.get(Position.WRITTEN) < wanted else 0
         return not self.wanted_written
 
+    @property
+    def _room(self) -> int:
+        return self.positions.role(slot_of("cleaner"), ROOM)
+
     def _has_file(self, base: int) -> bool:
         try:
             self.files.descriptor(base)
@@ -267,7 +284,7 @@ class Writer:
         if self._missing_since_ns is None:
             self._missing_since_ns = now_ns
         deadline_ns = self._missing_since_ns + NEXT_FILE_WAIT_NS
-        if now_ns >= deadline_ns or self.positions.role(slot_of("cleaner"), NO_ROOM):
+        if now_ns >= deadline_ns or self._room != Room.ENOUGH:
             return False
         self.wake_at_ns = deadline_ns
         return True
@@ -416,13 +433,8 @@ class WriterActor(ProcessActor):
         if self.state.file_is_missing:
             self.context.doorbells["cleaner"].ring()
         if self.config.store.pooled:
-            self._wish_for_room()
+            self.wish(RoleCell.WANTED_WRITTEN, self.state.wanted_written)
         return bool(moved)
-
-    def _wish_for_room(self) -> None:
-        wished = self.positions.role(self.context.slot, RoleCell.WANTED_WRITTEN)
-        if wished != self.state.wanted_written:
-            self.positions.set_role(self.context.slot, RoleCell.WANTED_WRITTEN, self.state.wanted_written)
 
     def has_news(self) -> bool:
         # A port that cannot go on does not keep us awake; but then only a whole look finds another one's.

@@ -62,7 +62,8 @@ PUT_RESPONSES: Final[dict[PutStatus, tuple[ResponseCode, str | None]]] = {
     PutStatus.SERVICE_NOT_AVAILABLE: (
         ResponseCode.SERVICE_NOT_AVAILABLE,
         "service not available now. It may be caused by one of the following reasons: "
-        "the broker's disk is full, the broker is shutting down, or it is not the master.",
+        "the broker's disk is full [{disk}], messages are put to the slave, "
+        "message store has been shut down, etc.",
     ),
     PutStatus.CREATE_MAPPED_FILE_FAILED: (
         ResponseCode.SYSTEM_ERROR,
@@ -77,9 +78,17 @@ PUT_RESPONSES: Final[dict[PutStatus, tuple[ResponseCode, str | None]]] = {
 assert set(PUT_RESPONSES) == set(PutStatus)
 
 
-def put_response(status: PutStatus) -> tuple[ResponseCode, str | None]:
-    """Return the response code and remark that answer `status`."""
-    return PUT_RESPONSES[status]
+def put_response(status: PutStatus, disk_percent: int = 0) -> tuple[ResponseCode, str | None]:
+    """Return the response code and remark that answer `status`.
+
+    Args:
+        disk_percent: how full the disk is; log, queues and index lie on one.
+    """
+    code, remark = PUT_RESPONSES[status]
+    if status is PutStatus.SERVICE_NOT_AVAILABLE and remark is not None:
+        disk = " ".join(f"{part}: {disk_percent / 100:5.2f}" for part in ("CL", "CQ", "INDEX"))
+        remark = remark.format(disk=disk)
+    return code, remark
 
 
 def name_fault(kind: str, name: str, length_max: int) -> str | None:

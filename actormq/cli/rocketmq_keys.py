@@ -21,6 +21,11 @@ def _times(factor: int) -> Callable[[str], object]:
     return lambda text: int(text) * factor
 
 
+def _clamped(least: int, most: int) -> Callable[[str], object]:
+    """Numbers outside are moved to the bound, as RocketMQ does."""
+    return lambda text: min(max(int(text), least), most)
+
+
 def _queue_entries(text: str) -> object:
     """Bytes of a queue file to entries, rounded up as RocketMQ does."""
     return -(-int(text) // QUEUE_ENTRY_BYTES)
@@ -70,7 +75,15 @@ BROKER_KEYS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "fileReservedTime": ("store.retention_hours", _plain),
     "deleteWhen": ("store.delete_when", _plain),
     "cleanResourceInterval": ("store.clean_interval_ms", _plain),
-    "diskSpaceWarningLevelRatio": ("store.disk_warning_percent", _plain),
+    "diskMaxUsedSpaceRatio": ("store.disk_expire_percent", _clamped(10, 95)),
+    "diskSpaceCleanForciblyRatio": ("store.disk_force_percent", _clamped(30, 85)),
+    "diskSpaceWarningLevelRatio": ("store.disk_warning_percent", _clamped(35, 90)),
+    "cleanFileForciblyEnable": ("store.force_clean", _plain),
+    "deleteFileBatchMax": ("store.delete_batch_max", _plain),
+    "deleteCommitLogFilesInterval": ("store.delete_interval_ms", _plain),
+    "destroyMapedFileIntervalForcibly": ("store.delete_wait_ms", _plain),
+    "warmMapedFileEnable": ("store.warm_files", _plain),
+    "flushLeastPagesWhenWarmMapedFile": ("store.warm_flush_pages", _plain),
     "checkCRCOnRecover": ("store.check_crc_on_recover", _plain),
     "enabledAppendPropCRC": ("store.record_crc", _record_crc),
     "forceVerifyPropCRC": ("store.demand_record_crc", _plain),
@@ -105,6 +118,9 @@ NAMESRV_KEYS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
 OLD_SPELLINGS: Final = {
     "mapedFileSizeCommitLog": "mappedFileSizeCommitLog",
     "mapedFileSizeConsumeQueue": "mappedFileSizeConsumeQueue",
+    "destroyMappedFileIntervalForcibly": "destroyMapedFileIntervalForcibly",
+    "flushLeastPagesWhenWarmMappedFile": "flushLeastPagesWhenWarmMapedFile",
+    "warmMappedFileEnable": "warmMapedFileEnable",
     "mapperFileSizeCommitLog": "mappedFileSizeCommitLog",
     "mapperFileSizeConsumeQueue": "mappedFileSizeConsumeQueue",
     "namesrvAddress": "namesrvAddr",

@@ -116,12 +116,16 @@ class LogFiles:
     Args:
         folder: where the files lie (``<store>/commitlog``).
         file_bytes: the size of each.
+        warm_bytes: new ones are written full of zeros, in steps that are synced each; 0: only allocated.
     """
 
-    def __init__(self, disk: Disk, folder: Path, file_bytes: int, descriptors_max: int = 4) -> None:
+    def __init__(
+        self, disk: Disk, folder: Path, file_bytes: int, descriptors_max: int = 4, warm_bytes: int = 0
+    ) -> None:
         self.disk = disk
         self.folder = folder
         self.file_bytes = file_bytes
+        self._warm_bytes = warm_bytes
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._descriptors_max = descriptors_max
 
@@ -153,7 +157,15 @@ class LogFiles:
 
     def _allocate(self, fd: int) -> None:
         self.disk.allocate(fd, 0, self.file_bytes)
+        if self._warm_bytes:
+            self._warm(fd)
         self.disk.fdatasync(fd)
+
+    def _warm(self, fd: int) -> None:
+        zeros = bytes(min(self._warm_bytes, self.file_bytes))
+        for start in range(0, self.file_bytes, len(zeros)):
+            self.disk.pwritev(fd, [memoryview(zeros)[: self.file_bytes - start]], start)
+            self.disk.fdatasync(fd)
 
     def descriptor(self, base: int) -> int:
         """Return a descriptor of the file at `base`, open for reading and writing; it stays this object's.

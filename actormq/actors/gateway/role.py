@@ -31,7 +31,7 @@ from actormq.actors.gateway.threads import ReadThreads
 from actormq.actors.holder import ParkPort
 from actormq.actors.mailbox import Sender
 from actormq.actors.runtime import ProcessActor, RoleContext
-from actormq.actors.writer import store_host
+from actormq.actors.writer import DISK_USED, store_host
 from actormq.broker.admission import SendSettings, broker_properties
 from actormq.broker.delay import DelayLevels
 from actormq.broker.pulling import MEMORY_PART, TransferLimits
@@ -200,6 +200,7 @@ class GatewayActor(ProcessActor):
             sync=store.flush is FlushMode.SYNC,
             sync_timeout_ns=store.sync_flush_timeout_ms * _NS_PER_MS,
             record_starts=self._record_starts,
+            disk_percent=lambda: self.positions.role(slot_of("cleaner"), DISK_USED),
             new_key=lambda: keys.new(context.clock.wall_ms()),
             now_ns=context.clock.monotonic_ns,
             random=Random(),  # noqa: S311 (spreads messages over queues)

@@ -170,6 +170,7 @@ class Sends:
         sync: bool,
         sync_timeout_ns: int,
         record_starts: Callable[[int, int], list[int]],
+        disk_percent: Callable[[], int],
         new_key: Callable[[], str],
         now_ns: Callable[[], int],
         random: Random,
@@ -189,6 +190,7 @@ class Sends:
         self._sync = sync
         self._sync_timeout_ns = sync_timeout_ns
         self._record_starts = record_starts
+        self._disk_percent = disk_percent
         self._new_key = new_key
         self._now_ns = now_ns
         self._random = random
@@ -577,7 +579,7 @@ class Sends:
         return ",".join([f"{self._id_prefix}{start:016X}" for start in starts])
 
     def _reply_failure(self, ticket: _Ticket, status: PutStatus) -> None:
-        code, remark = put_response(status)
+        code, remark = put_response(status, self._disk_percent())
         self.counts.refused += 1
         if not ticket.oneway:
             request = RemotingCommand(code=0, opaque=ticket.opaque, serialize=ticket.serialize)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faults.disks import FailingDisk
+from faults.disks import FailingDisk, RecordingDisk
 from store_rig import FILE_BYTES, Died, Memory, StoreWriter, killing
 
 from actormq.actors.cleaner import RETRY_NS, Remover, Retention, SegmentMaker, used_percent
@@ -17,6 +18,7 @@ from actormq.config import StoreConfig
 from actormq.shm.positions import Position, RoleCell, RoleState, slot_of
 from actormq.shm.tables import TablesReader
 from actormq.store import index
+from actormq.store.commit_log import LogFiles
 from actormq.store.disk import RealDisk
 
 HALF = FILE_BYTES // 2
@@ -52,6 +54,17 @@ class TestMaking:
         assert os.stat(path).st_blocks * 512 >= FILE_BYTES
         assert path.read_bytes() == bytes(FILE_BYTES)
 
+    def test_warm_files_are_written_and_synced_in_steps(self, memory: Memory) -> None:
+        """Full of zeros, the last step shorter where it must be."""
+        disk = RecordingDisk(RealDisk())
+        step = 300_000
+        files = LogFiles(disk, memory.root / "commitlog", FILE_BYTES, warm_bytes=step)
+        files.create(0)
+        assert (memory.root / "commitlog" / ("0" * 20)).read_bytes() == bytes(FILE_BYTES)
+        kinds = [name for name, _ in disk.calls]
+        assert kinds.count("pwritev") == 4
+        assert kinds.count("fdatasync") == 5
+
     def test_full_disk_is_tried_again_by_time(self, memory: Memory) -> None:
         files = memory.log_files()
         files.disk = FailingDisk(RealDisk(), 1, errno.ENOSPC, kinds=["allocate"])
@@ -74,7 +87,10 @@ class TestMaking:
 
 
 class TestRetention:
-    RULE = Retention(reserved_ns=10 * HOUR_NS, hours=frozenset({4}), forced_percent=90)
+    RULE = Retention(
+        reserved_ns=10 * HOUR_NS, hours=frozenset({4}), expire_percent=75, force_percent=85,
+        warning_percent=90, may_force=True, files_max=10,
+    )  # fmt: skip
     FILES = ((0, 1 * HOUR_NS), (100, 2 * HOUR_NS), (200, 3 * HOUR_NS))
 
     @pytest.mark.parametrize(
@@ -82,17 +98,33 @@ class TestRetention:
         [
             (12, 4, 10, 1000, [0, 100]),
             (12, 5, 10, 1000, []),
-            (12, 5, 75, 1000, [0, 100]),
+            (12, 5, 75, 1000, []),
+            (12, 5, 76, 1000, [0, 100]),
             (12, 4, 10, 100, [0]),
             (10, 4, 10, 1000, []),
-            (0, 5, 90, 1000, [0, 100, 200]),
-            (0, 5, 90, 0, []),
+            (0, 5, 85, 1000, []),
+            (0, 5, 86, 1000, [0, 100, 200]),
+            (0, 5, 91, 1000, [0, 100, 200]),
+            (0, 5, 91, 0, []),
         ],
     )
     def test_old_files_at_the_hour_or_when_the_disk_fills(
         self, now_hours: int, hour: int, used_percent: int, below: int, expected: list[int]
     ) -> None:
         assert self.RULE.choose(self.FILES, now_hours * HOUR_NS, hour, used_percent, below) == expected
+
+    def test_what_is_asked_for_goes_at_any_hour_if_it_is_old_enough(self) -> None:
+        assert self.RULE.choose(self.FILES, 12 * HOUR_NS, 5, 10, 1000) == []
+        assert self.RULE.choose(self.FILES, 12 * HOUR_NS, 5, 10, 1000, asked=True) == [0, 100]
+
+    def test_young_files_stay_on_a_full_disk_where_that_is_wished(self) -> None:
+        gentle = replace(self.RULE, may_force=False)
+        assert gentle.choose(self.FILES, 0, 5, 99, 1000) == []
+        assert gentle.choose(self.FILES, 12 * HOUR_NS, 5, 99, 1000) == [0, 100]
+
+    def test_a_disk_is_full_above_the_warning_level(self) -> None:
+        assert not self.RULE.is_full(90)
+        assert self.RULE.is_full(91)
 
     def test_oldest_first_up_to_the_first_that_stays(self) -> None:
         files = ((0, 5 * HOUR_NS), (100, 1))
@@ -136,6 +168,11 @@ class Rig:
     @property
     def queues(self) -> list[object]:
         return list(self.rows.queues.values())
+
+    def unlink(self, log_min: int) -> None:
+        while self.remover.unlink_log_file(log_min):
+            pass
+        self.remover.unlink_derived(log_min, self.queues)  # type: ignore[arg-type]
 
     def names(self, folder: str) -> list[int]:
         return sorted(int(name) for name in os.listdir(self.memory.root / folder))
@@ -182,7 +219,7 @@ class TestRemoving:
         log_min = 2 * FILE_BYTES
         rig.remover.hide(log_min, rig.queues)  # type: ignore[arg-type]
         index_before = rig.names("index")
-        assert rig.remover.unlink(log_min, rig.queues) == 2  # type: ignore[arg-type]
+        rig.unlink(log_min)
         assert rig.names("commitlog") == [2 * FILE_BYTES, 3 * FILE_BYTES]
         for row in (0, 1):
             lowest = rig.memory.extents.read(row).min
@@ -215,7 +252,7 @@ class TestRemoving:
 
         def whole_round() -> None:
             rig.remover.hide(log_min, rig.queues)  # type: ignore[arg-type]
-            rig.remover.unlink(log_min, rig.queues)  # type: ignore[arg-type]
+            rig.unlink(log_min)
 
         with killing(name), pytest.raises(Died):
             whole_round()

@@ -140,6 +140,7 @@ class Way:
             sync=sync,
             sync_timeout_ns=5_000,
             record_starts=lambda start, end: list(range(start, end, RECORD_BYTES)),
+            disk_percent=lambda: 93,
             new_key=self.new_key,
             now_ns=lambda: 0,
             random=Random(7),

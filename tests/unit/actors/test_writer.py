@@ -24,7 +24,7 @@ from store_rig import (
     log_records,
 )
 
-from actormq.actors.writer import BATCH_BYTES, NO_ROOM, Source, Writer, store_host
+from actormq.actors.writer import BATCH_BYTES, ROOM, Room, Source, Writer, store_host
 from actormq.config import FlushMode, RecordCrc
 from actormq.errors import StoreFailed
 from actormq.shm.append_port import AppendPort, Completion
@@ -210,7 +210,7 @@ class TestRolling:
         """What still fits into the present file is stored."""
         rig = Rig(memory)
         self._fill(rig)
-        memory.positions.set_role(slot_of("cleaner"), NO_ROOM, 1)
+        memory.positions.set_role(slot_of("cleaner"), ROOM, Room.NO_FILE)
         append(rig.clients[0], 1, body=bytes(60_000))
         append(rig.clients[0], 2)
         rig.run(now_ns=5)
@@ -439,6 +439,22 @@ def test_any_deaths_in_any_order(memory: Memory, seed: int) -> None:
 def test_store_host_is_address_and_port() -> None:
     assert store_host("127.0.0.1", 10911) == HOST
     assert store_host("::1", 1) == bytes(15) + b"\1" + b"\0\0\0\1"
+
+
+class TestFullDisk:
+    def test_above_the_warning_level_nothing_is_stored(self, memory: Memory) -> None:
+        """There is room in the file, but the disk is nearly full; afterwards it goes on at once."""
+        rig = Rig(memory)
+        memory.positions.set_role(slot_of("cleaner"), ROOM, Room.DISK_FULL)
+        append(rig.clients[0], 1)
+        rig.finish()
+        (refused,) = rig.completions()
+        assert (refused.status, refused.log_offset) == (3, -1)
+        assert memory.positions.get(Position.APPENDED) == 0
+        memory.positions.set_role(slot_of("cleaner"), ROOM, Room.ENOUGH)
+        append(rig.clients[0], 2)
+        rig.finish()
+        assert rig.completions()[0].status == 0
 
 
 class TestStorePool:
