@@ -30,6 +30,7 @@ from actormq.shm.extents import Extents
 from actormq.shm.positions import GATEWAY_SLOT, SLOTS, Position, Positions, RoleCell, RoleState
 from actormq.shm.tables import TablesReader
 from actormq.store import index
+from actormq.store.batch_queue import BatchQueues
 from actormq.store.commit_log import FOLDER, LogFiles
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import QueueFiles, QueueReader, QueueRemoved, first_at_or_after
@@ -157,6 +158,7 @@ class Remover:
         self.extents = extents
         self.files = LogFiles(disk, config.root / FOLDER, config.log_file_bytes)
         self.queue_files = QueueFiles(disk, config.root / QUEUES_FOLDER, config.queue_file_entries)
+        self.batches = BatchQueues(disk, config.root)
         self.retention = Retention.of(config)
 
     def choose(self, wall_ns: int, hour: int, used_percent: int, asked: bool = False) -> list[int]:
@@ -177,7 +179,11 @@ class Remover:
             extent = self.extents.read(queue.row)
             if extent.incarnation != queue.incarnation or extent.min >= extent.max:
                 continue
-            lowest = first_at_or_after(extent.min, extent.max, log_min, _log_offset_of(reader, queue))
+            if self.batches.has(queue.topic, queue.queue_id):
+                log_end = self.positions.get(Position.DISPATCHED)
+                lowest = self.batches.bounds(queue.topic, queue.queue_id, log_min, log_end).min
+            else:
+                lowest = first_at_or_after(extent.min, extent.max, log_min, _log_offset_of(reader, queue))
             if lowest > extent.min:
                 self.extents.set_min(queue.row, lowest)
         faults.point("cleaner.queues-hidden")

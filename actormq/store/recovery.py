@@ -24,8 +24,9 @@ from actormq.config import StoreConfig
 from actormq.errors import StoreForeign
 from actormq.kernels import queues, records
 from actormq.kernels.records import ScanEnd
+from actormq.store import batch_queue, commit_log, consume_queue, index, marks, tables
 from actormq.store import checkpoint as checkpoints
-from actormq.store import commit_log, consume_queue, index, marks, tables
+from actormq.store.batch_queue import BatchQueues, is_batch_topic
 from actormq.store.checkpoint import Checkpoint
 from actormq.store.commit_log import MAKING_PREFIX, MAKING_SUFFIX, LogFiles, LogReader, file_name
 from actormq.store.consume_queue import BadName, QueueFiles, queue_folder
@@ -98,7 +99,8 @@ def check_shape(disk: Disk, root: Path) -> None:
     Raises:
         StoreForeign: the first that is not.
     """
-    for name in (commit_log.FOLDER, consume_queue.FOLDER, index.FOLDER, tables.FOLDER):
+    folders = (commit_log.FOLDER, consume_queue.FOLDER, batch_queue.FOLDER, index.FOLDER, tables.FOLDER)
+    for name in folders:
         if disk.exists(root / name) and not disk.is_folder(root / name):
             raise StoreForeign(f"{root / name} is a file, but a store has a folder there")
     config = (f"{tables.FOLDER}/{name}" for name in tables.FILES)
@@ -141,6 +143,7 @@ class _Recovery:
         self.log = LogFiles(disk, self.root / commit_log.FOLDER, config.log_file_bytes)
         self.reader = LogReader(disk, self.root / commit_log.FOLDER, config.log_file_bytes, maps_max=4)
         self.queue_files = QueueFiles(disk, self.root / consume_queue.FOLDER, config.queue_file_entries)
+        self.batches = BatchQueues(disk, self.root)
         self.index = _IndexRecovery(disk, config)
         self.notes: list[str] = []
         self.deleted = {name: _NO_END if end == tables.PENDING else end for name, end in deleted.items()}
@@ -209,7 +212,8 @@ class _Recovery:
         return self._recovered(clean, mark, last, found.scanned_bytes)
 
     def _recovered(self, clean: bool, mark: Mark, last: Checkpoint, scanned: int) -> RecoveredStore:
-        topics = dict.fromkeys(self.topics) | dict.fromkeys(topic for topic, _ in mark.queues)
+        queues_now = mark.queues | self._batch_extents(mark.log_end)
+        topics = dict.fromkeys(self.topics) | dict.fromkeys(topic for topic, _ in queues_now)
         # Nothing of a deleted topic lies behind the log's end; what comes next belongs to a new one.
         deleted = {name: min(dead, mark.log_end) for name, dead in self.deleted.items()}
         return RecoveredStore(
@@ -217,7 +221,7 @@ class _Recovery:
             log_min=mark.log_min,
             log_end=mark.log_end,
             last_store_timestamp=mark.last_store_timestamp,
-            queues=mark.queues,
+            queues=queues_now,
             topics=list(topics),
             checkpoint=last,
             scanned_bytes=scanned,
@@ -242,7 +246,18 @@ class _Recovery:
     def _topics(self) -> list[str]:
         table = tables.load(self.disk, self.root / tables.FOLDER / tables.TOPICS)
         folders = topics_on_disk(self.disk, self.queue_files.root)
+        self.batch_topics = tables.topics_with(table, is_batch_topic) | {
+            topic for topic, _ in self.batches.names()
+        }
         return list(dict.fromkeys(tables.topic_names(table) + folders))
+
+    def _batch_extents(self, log_end: int) -> Queues:
+        """Return which messages the batch queues have.  They are RocketMQ's: nothing is added to them."""
+        found = {}
+        for topic, queue_id in self.batches.names():
+            bounds = self.batches.bounds(topic, queue_id, self.log_min, log_end)
+            found[topic, queue_id] = QueueExtent(min=bounds.min, max=bounds.max, first_file_entry=0)
+        return found
 
     def _is_end(self, mark: Mark) -> bool:
         """Say whether the log still ends where the mark says: zeros there, and in the file after it."""
@@ -306,7 +321,9 @@ class _Recovery:
     def _plan_clean(self, top: int) -> tuple[dict[tuple[str, int], Bounds], _Plan]:
         """RocketMQ stopped cleanly: look from the last file that the queues have reached."""
         bounds = self._bounds(top)
-        reached = max((each.log_end for each in bounds.values() if each.sound), default=self.log_min)
+        ends = [each.log_end for each in bounds.values() if each.sound]
+        ends += [self.batches.bounds(*queue, self.log_min, top).log_end for queue in self.batches.names()]
+        reached = max(ends, default=self.log_min)
         if not all(each.sound for each in bounds.values()):
             self.notes.append("some queues do not fit the log: all are made anew from it")
             plan = _Plan(scan=self.log_min, queues=self.log_min, index=reached, durable=reached)
@@ -463,6 +480,10 @@ class _Replay:
             queue_folder(self._recovery.queue_files.root, topic, header.queue_id)
         except (UnicodeDecodeError, BadName) as error:
             self._recovery.notes.append(f"messages of one topic are in no queue: {error}")
+            self._queues.append(None)
+            return
+        if topic in self._recovery.batch_topics:
+            # RocketMQ refuses a store in which such a topic has ordinary queues.
             self._queues.append(None)
         else:
             self._queues.append((topic, header.queue_id))

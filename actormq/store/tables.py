@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -191,6 +191,12 @@ def topic_names(table: Table | None) -> list[str]:
     """Return the topics that a ``topics.json`` names."""
     topics = (table or {}).get("topicConfigTable")
     return list(topics) if isinstance(topics, dict) else []
+
+
+def topics_with(table: Table | None, fits: Callable[[Mapping[str, Any]], bool]) -> set[str]:
+    """Return the topics of a ``topics.json`` whose attributes fit."""
+    topics = _objects((table or {}).get("topicConfigTable"))
+    return {name for name, topic in topics.items() if fits(_objects(topic).get("attributes") or {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

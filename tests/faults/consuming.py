@@ -17,6 +17,7 @@ from actormq.kernels import records
 from actormq.kernels.frames import cut_frames
 from actormq.shm.positions import slot_of
 from actormq.store import commit_log, consume_queue
+from actormq.store.batch_queue import BatchQueues
 from actormq.store.commit_log import LogReader
 from actormq.store.consume_queue import QueueReader
 from actormq.wire import frame
@@ -90,6 +91,7 @@ class Consumer:
             tables=tables,
             extents=memory.extents,
             queues=queues,
+            batch_queues=BatchQueues(broker.disk, ROOT),
             log=log,
             marks=marks,
             replies=Replies("R", False),

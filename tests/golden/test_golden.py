@@ -19,6 +19,7 @@ from actormq.message import PropertyKey, decode_properties, tags_code
 from actormq.shm.append_port import REQUEST
 from actormq.shm.extents import Extents
 from actormq.store import checkpoint, index, record, tables
+from actormq.store.batch_queue import BatchQueues
 from actormq.store.consume_queue import QueueReader
 from actormq.store.disk import RealDisk
 from actormq.store.identifiers import pack_host
@@ -263,3 +264,50 @@ def test_unknown_items_of_properties_are_read_as_java_does() -> None:
     """Without a key, without a value, without the last separator, twice."""
     text = b"A\x01\x02\x01b\x02\x02TAGS\x01one\x02TAGS\x01two"
     assert decode_properties(text) == {PropertyKey.TAGS: "two"}
+
+
+def test_every_entry_of_every_batch_queue(tmp_path: Path) -> None:
+    """As Java's iterator gives them (of the first file), and one for each record."""
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    batches = BatchQueues(DISK, golden.root)
+    assert sorted(batches.names()) == [("batched", 0), ("batched", 1)]
+    for said in golden.said["queues"]:
+        with batches.queue(said["topic"], said["queueId"]) as queue:
+            found = list(queue.since(0, FOREVER_MS))
+            bounds = queue.bounds(0, FOREVER_MS)
+        assert (bounds.min, bounds.max) == (said["min"], said["max"])
+        as_java_says = [
+            {
+                "queueOffset": entry.first,
+                "logOffset": entry.log_offset,
+                "size": entry.size,
+                "tagsCode": entry.tags_code,
+                "count": entry.messages,
+            }
+            for entry in found
+        ]
+        assert as_java_says[: len(said["entries"])] == said["entries"]
+        stored = [java for java in golden.said["records"] if java["queueId"] == said["queueId"]]
+        assert [
+            (entry.log_offset, entry.first, entry.messages, entry.store_timestamp) for entry in found
+        ] == [
+            (
+                java["logOffset"],
+                java["queueOffset"],
+                int(java["properties"].get("INNER_NUM", 1)),
+                java["storeTimestamp"],
+            )
+            for java in stored
+        ]
+
+
+def test_recovery_opens_batch_queues_and_makes_no_others(tmp_path: Path) -> None:
+    """Ordinary queues of such a topic would keep RocketMQ from starting; nor does a rebuild make them."""
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    for rebuild in (False, True):
+        found = recover(DISK, golden.config, wall_ms=1, pid=1, delay_ms=DELAY_MS, rebuild=rebuild)
+        assert {key: (extent.min, extent.max) for key, extent in found.queues.items()} == {
+            (queue["topic"], queue["queueId"]): (queue["min"], queue["max"])
+            for queue in golden.said["queues"]
+        }
+        assert not (golden.root / "consumequeue").exists()

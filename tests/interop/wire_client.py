@@ -45,20 +45,32 @@ class WireClient:
         is_batch: bool = False,
         queues: int = 4,
     ) -> RemotingCommand:
+        answer = self.try_send(topic, queue_id, body, properties, is_batch=is_batch, queues=queues)
+        assert answer.code == 0, answer
+        return answer
+
+    def try_send(
+        self,
+        topic: str,
+        queue_id: int,
+        body: bytes,
+        properties: str,
+        *,
+        is_batch: bool = False,
+        queues: int = 4,
+    ) -> RemotingCommand:
         fields = {
             "a": "g", "b": topic, "c": "TBW102", "d": queues, "e": queue_id, "f": 0, "g": 1_700_000_000_001,
             "h": 7, "i": properties, "j": 0, "k": "false", "l": 16, "m": "true" if is_batch else "false",
         }  # fmt: skip
-        answer = self.call(320 if is_batch else 310, fields, body)
-        assert answer.code == 0, answer
-        return answer
+        return self.call(320 if is_batch else 310, fields, body)
 
-    def pull(self, topic: str, queue_id: int, offset: int) -> tuple[bytes, int]:
+    def pull(self, topic: str, queue_id: int, offset: int, tags: str = "*") -> tuple[bytes, int]:
         """Return records, none when there are no more, and where to go on."""
         fields = {
             "consumerGroup": "reader", "topic": topic, "queueId": queue_id, "queueOffset": offset,
-            "maxMsgNums": 32, "sysFlag": 4, "commitOffset": 0, "suspendTimeoutMillis": 0, "subscription": "*",
-            "subVersion": 0, "expressionType": "TAG",
+            "maxMsgNums": 32, "sysFlag": 4, "commitOffset": 0, "suspendTimeoutMillis": 0,
+            "subscription": tags, "subVersion": 0, "expressionType": "TAG",
         }  # fmt: skip
         answer = self.call(11, fields)
         assert answer.code in (0, 19, 20), answer

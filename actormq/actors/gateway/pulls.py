@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
+from actormq.actors.gateway import batches
 from actormq.actors.gateway.clients import Client, is_native
 from actormq.actors.gateway.damage import Damage, sizes
 from actormq.actors.gateway.relay import OVERLOAD, OnNeeded
@@ -45,6 +46,7 @@ from actormq.kernels.pulls import PullPath, PullTarget, target_key
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES, count_whole, select
 from actormq.net.tcp import Buffer
 from actormq.shm.extents import Extent, Extents
+from actormq.store.batch_queue import BatchQueues, is_batch_topic
 from actormq.store.commit_log import LogReader, LogRemoved
 from actormq.store.consume_queue import QueueReader, QueueRemoved
 from actormq.wire import frame
@@ -180,6 +182,7 @@ class Pulls:
     Args:
         memory_bytes: what is nearer to the log's end than this is taken to be in memory.
         address: this broker's, for a remark.
+        batch_queues: of topics whose records have many messages each.
         damage: finds the messages of entries that lead nowhere.
         cold: reads what may not be in memory; None: everything is read through the maps.
     """
@@ -192,6 +195,7 @@ class Pulls:
         tables: Tables,
         extents: Extents,
         queues: QueueReader,
+        batch_queues: BatchQueues,
         log: LogReader,
         marks: Marks,
         replies: Replies,
@@ -208,6 +212,7 @@ class Pulls:
         self._tables = tables
         self._extents = extents
         self._queues = queues
+        self._batches = batch_queues
         self._log = log
         self._marks = marks
         self._replies = replies
@@ -381,7 +386,8 @@ class Pulls:
         elif planned is not None:
             if header.sys_flag & PullFlag.COMMIT_OFFSET:
                 self._relay.commit(header.group, header.topic, header.queue_id, header.commit_offset, now_ns)
-            self._prepare(header, planned)
+            if not is_batch_topic(planned.topic.attributes):
+                self._prepare(header, planned)
             self._serve(pull, planned, now_ns)
 
     def _on_group(self, pull: _Pull, code: int, remark: str) -> None:
@@ -454,6 +460,8 @@ class Pulls:
         log_min, log_end = self._marks.log_range()
         self._marks.reading(log_min)
         offset = header.queue_offset
+        if is_batch_topic(planned.topic.attributes):
+            return self._read_batches(pull, planned, extent, log_end)
         try:
             first = self._queues.view(header.topic, header.queue_id, offset, 1, extent.incarnation)
         except QueueRemoved:
@@ -486,6 +494,15 @@ class Pulls:
             return replace(found, parts=self._log.parts(chosen.ranges, chosen.bytes))
         except LogRemoved:
             return found
+
+    def _read_batches(self, pull: _Pull, planned: PullPlan, extent: Extent, log_end: int) -> Found:
+        header = pull.header
+        taken = share(header, self._limits, in_memory=True, native=is_native(pull.command))
+        with self._batches.queue(header.topic, header.queue_id) as queue:
+            entries = queue.since(header.queue_offset, log_end)
+            found = batches.choose(entries, self._log, header.queue_offset, taken, planned.tag_codes)
+        status = PullStatus.FOUND if found.messages else PullStatus.NO_MATCHED_MESSAGE
+        return Found(status, found.next_offset, extent, tuple(found.parts), found.messages, found.bytes)
 
     def _whole(self, pull: _Pull, found: Found) -> Found:
         """Return as many of the messages that were read as are undamaged and what their entries promise.

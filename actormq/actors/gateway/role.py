@@ -46,6 +46,7 @@ from actormq.shm.append_port import AppendPort
 from actormq.shm.extents import Extents
 from actormq.shm.positions import SLOT_OF, Position, Positions, RoleCell, RoleState, slot_of
 from actormq.shm.tables import TablesReader
+from actormq.store.batch_queue import BatchQueues
 from actormq.store.commit_log import FOLDER as LOG_FOLDER
 from actormq.store.commit_log import LogReader
 from actormq.store.consume_queue import FOLDER as QUEUE_FOLDER
@@ -212,6 +213,7 @@ class GatewayActor(ProcessActor):
             tables=self._tables,
             extents=extents,
             queues=queues,
+            batch_queues=BatchQueues(disk, store.root),
             log=self._log_reader,
             marks=self._marks,
             replies=self._replies,

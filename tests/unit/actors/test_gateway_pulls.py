@@ -36,8 +36,10 @@ from actormq.kernels.parks import PARK, ParkTable
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.message import java_hash
 from actormq.shm.extents import Extents
+from actormq.store.batch_queue import BatchQueues
 from actormq.store.commit_log import LogRemoved
 from actormq.store.consume_queue import QueueRemoved
+from actormq.store.disk import RealDisk
 from actormq.wire import frame
 from actormq.wire.command import Language, RemotingCommand, Serialize
 
@@ -288,6 +290,7 @@ class Way:
             tables=self.tables,
             extents=self.extents,
             queues=self.queues,  # type: ignore[arg-type]
+            batch_queues=BatchQueues(RealDisk(), Path("/nowhere")),
             log=self.log,  # type: ignore[arg-type]
             marks=self.marks,
             replies=Replies("R", True),

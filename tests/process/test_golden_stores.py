@@ -1,0 +1,116 @@
+"""Our broker on stores that the official one has left: what it stored is pulled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from golden.stores import Golden, unpack
+from interop.wire_client import WireClient
+from server_process import running
+
+from actormq.kernels import records
+from actormq.message import tags_code
+
+KEYS = {
+    "mappedFileSizeCommitLog": 1 << 20,
+    "mappedFileSizeConsumeQueue": 100 * 20,
+    "maxHashSlotNum": 50,
+    "maxIndexNum": 400,
+    "maxMessageSize": 700_000,
+    "brokerIP1": "127.0.0.1",
+}
+
+
+@contextmanager
+def broker_on(golden: Golden) -> Iterator[WireClient]:
+    conf = golden.root.parent / "broker.conf"
+    keys = KEYS | {"brokerName": "golden", "storePathRootDir": golden.root}
+    conf.write_text("".join(f"{key}={value}\n" for key, value in keys.items()))
+    with running(golden.root.parent, "broker", "-c", str(conf), "--port", "0") as server:
+        client = WireClient(int(server.words["broker"].rpartition(":")[2]))
+        yield client
+        client.close()
+
+
+def pull_all(
+    client: WireClient, topic: str, queue_id: int, offset: int = 0, tags: str = "*"
+) -> list[records.Header]:
+    """Return what is in a queue from `offset` on, in the order in which it comes."""
+    found = []
+    while True:
+        data, offset = client.pull(topic, queue_id, offset, tags)
+        if not data:
+            return found
+        at = 0
+        while at < len(data):
+            header = records.decode(data, at, True)
+            found.append(header)
+            at += header.total_size
+
+
+@pytest.mark.parametrize("name", ["rocketmq-5-plain", "rocketmq-4-plain"])
+def test_every_message_is_pulled(tmp_path: Path, name: str) -> None:
+    """Of every queue, with hosts of IPv6, long topics, and what was delayed."""
+    golden = unpack(name, tmp_path)
+    with broker_on(golden) as client:
+        for queue in golden.said["queues"]:
+            if queue["topic"] == "SCHEDULE_TOPIC_XXXX":
+                continue
+            found = pull_all(client, queue["topic"], queue["queueId"])
+            assert [header.physical_offset for header in found] == [
+                one["logOffset"]
+                for one in golden.said["records"]
+                if (one["topic"], one["queueId"]) == (queue["topic"], queue["queueId"])
+                and one["sysFlag"] & 0xC in (0, 8)
+            ]
+
+
+def test_batch_queues_are_pulled(tmp_path: Path) -> None:
+    """Whole batches, from the one that has the offset that was asked for; their ends are the messages'."""
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    with broker_on(golden) as client:
+        for queue in golden.said["queues"]:
+            topic, queue_id = queue["topic"], queue["queueId"]
+            stored = [one for one in golden.said["records"] if one["queueId"] == queue_id]
+            found = pull_all(client, topic, queue_id)
+            assert [header.physical_offset for header in found] == [one["logOffset"] for one in stored]
+            for code, end in ((30, "max"), (31, "min")):
+                answer = client.call(code, {"topic": topic, "queueId": queue_id})
+                assert answer.fields["offset"] == str(queue[end])
+            last = stored[-1]
+            inside = queue["max"] - 1
+            assert [each.physical_offset for each in pull_all(client, topic, queue_id, inside)] == [
+                last["logOffset"]
+            ]
+            tagged = [one["logOffset"] for one in stored if one["tagsCode"] == tags_code("single")]
+            assert tagged
+            got = pull_all(client, topic, queue_id, tags="single")
+            assert [header.physical_offset for header in got] == tagged
+    assert not (golden.root / "consumequeue" / "batched").exists()
+
+
+def test_nothing_is_sent_to_a_batch_queue(tmp_path: Path) -> None:
+    with broker_on(unpack("rocketmq-5-batch", tmp_path)) as client:
+        answer = client.try_send("batched", 0, b"body", "")
+        assert (answer.code, "BatchCQ" in (answer.remark or "")) == (13, True)
+
+
+def test_addresses_in_the_extension_hide_no_message(tmp_path: Path) -> None:
+    """A queue entry with an address instead of a tags code says nothing of the tags: the consumer looks."""
+    golden = unpack("rocketmq-5-ext", tmp_path)
+    with broker_on(golden) as client:
+        for queue in golden.said["queues"]:
+            if queue["topic"] == "SCHEDULE_TOPIC_XXXX":
+                continue
+            found = pull_all(client, queue["topic"], queue["queueId"], tags="t1")
+            wanted = [
+                one["logOffset"]
+                for one in golden.said["records"]
+                if (one["topic"], one["queueId"]) == (queue["topic"], queue["queueId"])
+                and one["properties"].get("TAGS") == "t1"
+            ]
+            assert wanted
+            assert set(wanted) <= {header.physical_offset for header in found}
