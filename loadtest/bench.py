@@ -24,8 +24,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest import kafka, rocketmq, servers
-from loadtest.cases import FULL, QUICK, SIZES, Amounts, Case, native_cases, official_cases
+from loadtest import kafka, rocketmq, servers, storage
+from loadtest.cases import FULL, QUICK, SIZES, Amounts, Case, native_cases, official_cases, store_cases
 from loadtest.compare import REPEATS_MAX, Figures, Measure, Row, alternate
 from loadtest.machine import CpuUse, machine, project, wait_quiet
 from loadtest.official import Stalled
@@ -33,27 +33,37 @@ from loadtest.results import FOLDER, document, heading, number, table, write
 from loadtest.servers import Server, Start, Unavailable
 
 REQUIRE: Final[dict[str, Callable[[], None]]] = {"rocketmq": rocketmq.require, "kafka": kafka.require}
+"""What must be fetched, by program."""
 _numbers = count()
 
 
 def missing(kinds: set[str]) -> dict[str, str]:
     """Fetch what is wanted; return what cannot be had, and why."""
     reasons = {}
-    for kind in sorted(kinds & REQUIRE.keys()):
-        print(f"looking for {kind} …", file=sys.stderr, flush=True)
+    for program in sorted(set(map(program_of, kinds)) & REQUIRE.keys()):
+        print(f"looking for {program} …", file=sys.stderr, flush=True)
         try:
-            REQUIRE[kind]()
+            REQUIRE[program]()
         except Unavailable as reason:
-            reasons[kind] = str(reason)
+            reasons |= {kind: str(reason) for kind in kinds if program_of(kind) == program}
     return reasons
+
+
+def program_of(kind: str) -> str:
+    """Return what a kind of server is made with: "rocketmq-sync" is RocketMQ, told to sync."""
+    return kind.partition("-")[0]
 
 
 def starts(flush: str, *, small: bool) -> dict[str, Start]:
     """Return how each kind of server is started."""
     return {
         "actormq": partial(servers.actormq, flush, small=small),
+        "actormq-sync": partial(servers.actormq, "sync", small=small),
         "rocketmq": partial(rocketmq.running, flush),
+        "rocketmq-sync": partial(rocketmq.running, "sync"),
         "kafka": partial(kafka.running, flush),
+        "store": partial(storage.running, "store"),
+        "write": partial(storage.running, "write"),
     }
 
 
@@ -89,7 +99,7 @@ def measure(case: Case, start: dict[str, Start], skipped: dict[str, str], pace: 
         measures: dict[str, Measure] = {
             side: partial(_run, case, server, pace.patience_s) for side, server in running.items()
         }
-        if pace.warm and case.group == "native":
+        if pace.warm and case.group in ("native", "store"):
             alternate(measures, 1, 0)
         row.runs = alternate(measures, pace.rounds, pace.repeats)
     return row
@@ -115,7 +125,8 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     """Return the cases that the options ask for."""
     amounts = QUICK if options.quick else amounts_of(options)
     sizes = options.sizes[:1] if options.quick else options.sizes
-    cases = [*([] if options.quick else official_cases(amounts, sizes)), *native_cases(amounts, sizes)]
+    official = [] if options.quick else official_cases(amounts, sizes)
+    cases = [*official, *native_cases(amounts, sizes), *store_cases(amounts)]
     if options.only:
         cases = [case for case in cases if any(case.key.startswith(word) for word in options.only)]
     return cases
@@ -142,12 +153,12 @@ def run(options: argparse.Namespace) -> int:
     if not cases:
         print(f"nothing is called {', '.join(options.only)}", file=sys.stderr)
         return 2
-    wanted = {side for case in cases for side in case.sides} - set(options.without)
-    skipped = dict.fromkeys(options.without, "not asked for")
+    kinds = {side for case in cases for side in case.sides}
+    skipped = {kind: "not asked for" for kind in kinds if program_of(kind) in options.without}
     if options.quick:
-        skipped |= dict.fromkeys(REQUIRE, "quick")
+        skipped |= {kind: "quick" for kind in kinds if program_of(kind) in REQUIRE}
     else:
-        skipped |= missing(wanted)
+        skipped |= missing(kinds - skipped.keys())
     context = _context(options)
     start = starts(options.flush, small=options.quick)
     pace = QUICK_PACE if options.quick else pace_of(options)

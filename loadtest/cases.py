@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from loadtest import native, official
+from loadtest import native, official, storage
 from loadtest.clients import CLIENTS
 from loadtest.compare import Figures, Goal
 from loadtest.machine import CpuUse
@@ -52,10 +52,13 @@ class Amounts:
     backlog: int = 500_000
     paced_s: float = 10.0
     pool: int = POOL
+    store_bytes: int = 1 << 30
 
 
 FULL: Final = Amounts()
-QUICK: Final = Amounts(produce_s=0.0, sync_count=100, backlog=1_000, paced_s=0.2, pool=200)
+QUICK: Final = Amounts(
+    produce_s=0.0, sync_count=100, backlog=1_000, paced_s=0.2, pool=200, store_bytes=16 << 20
+)
 PACED_PER_SECOND: Final = 1_000.0
 SIZES: Final = (128, 1024)
 
@@ -67,7 +70,20 @@ def official_cases(amounts: Amounts, sizes: Sequence[int] = SIZES) -> list[Case]
         cases.append(_producer(amounts, size, 64, 1.4, 0.25))
         cases.append(_producer(amounts, size, 1, 0.9, None))
         cases.append(_producer_and_consumer(amounts, size))
+    if SYNC_SIZE in sizes:
+        cases.append(_sync_producer(amounts))
     return cases
+
+
+def _sync_producer(amounts: Amounts) -> Case:
+    """Return the row in which both sides acknowledge what their disk has."""
+    plain = _producer(amounts, SYNC_SIZE, 64, 1.2, None)
+    return replace(
+        plain,
+        key="official-sync-64",
+        name="official Producer, 64 threads, sync flush",
+        sides=("actormq-sync", "rocketmq-sync"),
+    )
 
 
 def _producer(amounts: Amounts, size: int, threads: int, rate: float, cpu: float | None) -> Case:
@@ -105,6 +121,28 @@ def _producer_and_consumer(amounts: Amounts, size: int) -> Case:
         measure=lambda server, number: official.measure(server, work, number),
         settings={},
     )
+
+
+STORE_SIZE: Final = 1024
+SYNC_SIZE: Final = 1024
+_FILE_BYTES_MIN: Final = 8 << 20
+
+
+def store_cases(amounts: Amounts) -> list[Case]:
+    """Return the row of the store without a broker around it."""
+    file_bytes = max(amounts.store_bytes // 4, _FILE_BYTES_MIN)
+    work = storage.Work(size=STORE_SIZE, total_bytes=amounts.store_bytes, file_bytes=file_bytes)
+    return [
+        Case(
+            key="store-append",
+            name="the store alone, one process, async",
+            size=STORE_SIZE,
+            goals=(Goal(figure="mib_per_s", unit="MiB/s", at_least=0.5),),
+            sides=("store", "write"),
+            measure=lambda server, number: storage.measure(server, work),
+            settings={},
+        )
+    ]
 
 
 def native_cases(amounts: Amounts, sizes: Sequence[int] = SIZES) -> list[Case]:
