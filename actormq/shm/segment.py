@@ -8,7 +8,6 @@ is, and a reader that finds anything else refuses it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import mmap
@@ -95,6 +94,8 @@ class Segment:
 
     def lock(self) -> bool:
         """Keep the payload in memory as long as this map lives; False where the system does not allow it."""
+        import ctypes  # the supervisor needs it for a store pool only
+
         payload = (ctypes.c_char * len(self.view)).from_buffer(self.view)
         return bool(ctypes.CDLL(None).mlock(payload, ctypes.c_size_t(len(payload))) == 0)
 
