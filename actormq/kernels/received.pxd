@@ -84,7 +84,7 @@ cdef class Handful:
     cpdef object work(self, object listener, object again)
 
 @cython.locals(
-    raw=source, takes_all=cython.bint, starts=cython.p_longlong, end=cython.Py_ssize_t, records=cython.Py_ssize_t, at=cython.Py_ssize_t, size=cython.int,
+    raw=source, takes_all=cython.bint, wrapped=cython.bint, starts=cython.p_longlong, end=cython.Py_ssize_t, records=cython.Py_ssize_t, at=cython.Py_ssize_t, size=cython.int,
     magic=cython.int, kept=cython.Py_ssize_t, offset=cython.longlong, batch=Batch, marks=bytearray)
 cpdef Batch cut(object data, object queue, object rules, Gate gate, long long first_offset=*, object tags=*)
 @cython.locals(message=ReceivedMessage)

@@ -72,6 +72,8 @@ class Rules(NamedTuple):
     """Address and port as stored → text."""
     message_id: Callable[[bytes, int], str]
     """(store host as stored, log offset) → the broker's id."""
+    unwrap: Callable[[memoryview], bytes]
+    """Records → the same with an ordinary record for each message of an inner batch."""
     rebuild: Callable[..., ReceivedMessage]
     """Unpickles: (record, queue, attempts) → message."""
 
@@ -177,12 +179,13 @@ def cut(
         tags: leave out messages with other tags, letter by letter; None or empty: keep all.
 
     Raises:
-        `rules.error`: a size or magic that no record has.
+        `rules.error`: a size or magic that no record has, an inner batch that is none.
     """
     view = memoryview(data)
     raw = pointer_const(view)
     end = len(view)
     records = 0
+    wrapped = False
     at = 0
     while at < end:
         if end - at < 91:
@@ -191,8 +194,12 @@ def cut(
         magic = load_i32(raw, at + 4)
         if (magic != -626843481 and magic != -626843477) or size < 91 or size > end - at:
             raise rules.error(f"no record at byte {at} of {end}: size {size}, magic {magic}")
+        if load_i32(raw, at + 36) & 0xC0 == 0xC0:
+            wrapped = True
         records += 1
         at += size
+    if wrapped:
+        return cut(rules.unwrap(view), queue, rules, gate, first_offset, tags)
     places = array("q", bytes(8 * records + 8))
     starts = numbers(places)
     kept = 0
