@@ -31,7 +31,9 @@ from actormq.shm.positions import Position, Positions, RoleCell, slot_of
 from actormq.shm.tables import TablesPublisher
 from actormq.store import commit_log, tables
 from actormq.store.commit_log import LogFiles
+from actormq.store.consume_queue import BadName, queue_folder
 from actormq.store.disk import Disk, RealDisk
+from actormq.store.foreign import check_kind
 from actormq.store.recovery import RecoveredStore, check_shape, recover
 
 _NOT_THE_DISK: Final = (
@@ -65,6 +67,8 @@ def prepare(
     """
     faults.point("recovery.begun")
     stored_topics, damaged = _look_at(config.store.root, disk)
+    for note in check_kind(disk, config.store.root):
+        log.warning(note)
     deleted = tables.deleted_topics(_load(config, disk, tables.DELETED_TOPICS))
     delay_ms = list(DelayLevels(config.coordinator.delay_levels).delays_ms)
     # RocketMQ's file names the broker; recovery itself is gone in a moment.
@@ -216,8 +220,10 @@ def _stored_topic(path: Path, name: str, value: object) -> topics.TopicConfig:
         topic = topics.topic_from_json(value)
     except RequestError as error:
         raise StoreForeign(f"{path}: topic {name!r}: {error.remark}") from None
-    if topic.name in ("", ".", "..") or "/" in topic.name or "\0" in topic.name:
-        raise StoreForeign(f"{path}: {topic.name!r} cannot be the name of a topic")
+    try:
+        queue_folder(path.parent, topic.name, 0)
+    except (BadName, UnicodeError):
+        raise StoreForeign(f"{path}: {topic.name[:64]!r} cannot be the name of a topic") from None
     return topic
 
 

@@ -114,7 +114,7 @@ def _follows(file: Path | None, read: _Read, environ: Mapping[str, str]) -> Laye
     if environ.get("NAMESRV_ADDR"):
         layer["broker.namesrv_addrs"] = Given(environ["NAMESRV_ADDR"], "NAMESRV_ADDR in the environment")
     if file is not None and not _is_toml(file):
-        layer["store.root"] = Given(Path.home() / "store", "RocketMQ's default")
+        layer["store.root"] = Given(_rocketmq_root(), "RocketMQ's default")
         layer["broker.name"] = Given(socket.gethostname(), "RocketMQ's default")
         if "broker.advertised_host" in read.known:
             # RocketMQ would listen everywhere; we listen where we were told that clients come.
@@ -122,12 +122,19 @@ def _follows(file: Path | None, read: _Read, environ: Mapping[str, str]) -> Laye
     return layer
 
 
+def _rocketmq_root() -> Path:
+    return Path.home() / "store"
+
+
 def _check_store_paths(file: Path | None, read: _Read) -> None:
-    root = read.known.get("store.root")
+    given = read.known.get("store.root")
+    root = _rocketmq_root() if given is None else Path(str(given.value))
     for key, folder in (("storePathCommitLog", "commitlog"), ("storePathConsumeQueue", "consumequeue")):
         path = read.unknown.pop(key, None)
-        if path is not None and root is not None and Path(path) != Path(str(root.value)) / folder:
-            raise ConfigError(f"{key} in {file} must be the folder {folder} in storePathRootDir")
+        if path is not None and "," in path:
+            raise ConfigError(f"{key} in {file} has several paths: only one is supported")
+        if path is not None and Path(path) != root / folder:
+            raise ConfigError(f"{key} in {file} must be the folder {folder} in storePathRootDir ({root})")
 
 
 # --- files ---------------------------------------------------------------------------------------------

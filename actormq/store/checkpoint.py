@@ -24,7 +24,9 @@ _THEIRS: Final = struct.Struct(">qqqqq")
 assert _THEIRS.size == 40
 _OURS_AT: Final = 256
 _OURS: Final = struct.Struct(">8sqqqqqI")
-_MAGIC: Final = b"ActorMQ1"
+_MAGIC_PREFIX: Final = b"ActorMQ"
+_MAGIC: Final = _MAGIC_PREFIX + b"1"
+"""Its last byte is the version; whatever a later one changes, the CRC stays where it is."""
 SAFETY_MS: Final = 3000
 """RocketMQ goes back this much further than the older of two store times."""
 
@@ -82,7 +84,11 @@ def encode(checkpoint: Checkpoint) -> bytes:
 
 
 def decode(data: bytes) -> Checkpoint:
-    """Return what the file says; our own part only where its CRC fits."""
+    """Return what the file says; our own part only where its CRC fits.
+
+    Raises:
+        StoreForeign: a later version of us wrote it.
+    """
     data = data.ljust(FILE_BYTES, b"\0")
     log, queues, index, master_flushed, confirm = _THEIRS.unpack_from(data)
     theirs = Checkpoint(
@@ -96,8 +102,10 @@ def decode(data: bytes) -> Checkpoint:
         data, _OURS_AT
     )
     covered = data[: _THEIRS.size] + data[_OURS_AT : _OURS_AT + _OURS.size - 4]
-    if magic != _MAGIC or zlib.crc32(covered) != crc:
+    if not magic.startswith(_MAGIC_PREFIX) or zlib.crc32(covered) != crc:
         return theirs
+    if magic != _MAGIC:
+        raise StoreForeign(f"it is of version {magic[-1:]!r}; this program knows {_MAGIC[-1:]!r}")
     return replace(
         theirs,
         ours=True,
@@ -113,7 +121,7 @@ def read(disk: Disk, path: Path) -> Checkpoint:
     """Return the checkpoint at `path`; all zeros when there is none.
 
     Raises:
-        StoreForeign: the file is longer than a checkpoint.
+        StoreForeign: the file is longer than a checkpoint, or a later version of us wrote it.
     """
     if not disk.exists(path):
         return Checkpoint()
@@ -122,6 +130,8 @@ def read(disk: Disk, path: Path) -> Checkpoint:
     fd = disk.open(path, write=False)
     try:
         return decode(disk.pread(fd, FILE_BYTES, 0))
+    except StoreForeign as error:
+        raise StoreForeign(f"{path}: {error.remark}") from None
     finally:
         disk.close(fd)
 

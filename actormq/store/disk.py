@@ -104,6 +104,10 @@ class Disk(Protocol):
 
     def is_folder(self, path: Path) -> bool: ...
 
+    def is_link(self, path: Path) -> bool:
+        """Say whether it is a symbolic link, wherever that leads."""
+        ...
+
     def size(self, path: Path) -> int:
         """Return the file's length in bytes."""
         ...
@@ -251,6 +255,9 @@ class RealDisk:
 
     def is_folder(self, path: Path) -> bool:
         return path.is_dir()
+
+    def is_link(self, path: Path) -> bool:
+        return os.path.islink(path)
 
     def size(self, path: Path) -> int:
         return os.stat(path).st_size

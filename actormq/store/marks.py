@@ -15,6 +15,7 @@ from typing import Final
 
 import orjson
 
+from actormq.errors import StoreForeign
 from actormq.store import checkpoint
 from actormq.store.checkpoint import Checkpoint
 from actormq.store.disk import Disk
@@ -71,7 +72,11 @@ def create_abort(disk: Disk, root: Path, pid: int) -> None:
 
 
 def read_clean(disk: Disk, root: Path) -> Mark | None:
-    """Return our end mark; None when there is none, it is damaged, or somebody has written since."""
+    """Return our end mark; None when there is none, it is damaged, or somebody has written since.
+
+    Raises:
+        StoreForeign: a later version of us wrote it.
+    """
     path = root / CLEAN
     if not disk.exists(path) or not disk.exists(root / checkpoint.NAME):
         return None
@@ -84,7 +89,9 @@ def read_clean(disk: Disk, root: Path) -> Mark | None:
     if crc != b"%08x" % zlib.crc32(text):
         return None
     value = orjson.loads(text)
-    if value["version"] != _VERSION or value["checkpoint_ns"] != disk.modified_ns(root / checkpoint.NAME):
+    if value["version"] != _VERSION:
+        raise StoreForeign(f"{path} is of version {value['version']}; this program knows {_VERSION}")
+    if value["checkpoint_ns"] != disk.modified_ns(root / checkpoint.NAME):
         return None
     return Mark(
         log_min=value["log_min"],

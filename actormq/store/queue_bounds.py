@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
@@ -14,6 +15,9 @@ from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY, ENTRY_BYTES
 from actormq.store.commit_log import LogReader, LogRemoved, file_name
 from actormq.store.consume_queue import QueueFiles, first_at_or_after, queue_folder
 from actormq.store.disk import Disk
+
+_QUEUE_ID: Final = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
+"""As a folder is called by us and by RocketMQ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +38,20 @@ class Bounds:
 
 
 def topics_on_disk(disk: Disk, root: Path) -> list[str]:
-    """Return the names of the folders below ``<store>/consumequeue`` that can be topics."""
-    return [name for name in disk.listdir(root) if _is_text(name) and disk.is_folder(root / name)]
+    """Return the names of the folders below ``<store>/consumequeue`` that can be topics.
+
+    Raises:
+        StoreForeign: one is a link: it would lead out of the store.
+    """
+    names = [name for name in disk.listdir(root) if _is_text(name) and disk.is_folder(root / name)]
+    _refuse_links(disk, root, names)
+    return names
+
+
+def _refuse_links(disk: Disk, folder: Path, names: list[str]) -> None:
+    for name in names:
+        if disk.is_link(folder / name):
+            raise StoreForeign(f"{folder / name} is a link: queues lie in folders of the store itself")
 
 
 def _is_text(name: str) -> bool:
@@ -48,12 +64,16 @@ def _is_text(name: str) -> bool:
 
 
 def queues_on_disk(disk: Disk, root: Path) -> list[tuple[str, int]]:
-    """Return (topic, queue id) of every queue's folder below ``<store>/consumequeue``."""
+    """Return (topic, queue id) of every queue's folder below ``<store>/consumequeue``.
+
+    Raises:
+        StoreForeign: as `topics_on_disk`.
+    """
     found = []
     for topic in topics_on_disk(disk, root):
-        found += [
-            (topic, int(name)) for name in disk.listdir(root / topic) if name.isascii() and name.isdigit()
-        ]
+        names = [name for name in disk.listdir(root / topic) if _QUEUE_ID.fullmatch(name)]
+        _refuse_links(disk, root / topic, names)
+        found += [(topic, int(name)) for name in names]
     return found
 
 

@@ -166,6 +166,12 @@ class _Recovery:
         self.topics = self._topics()
         known = checkpoints.read(self.disk, self.root / checkpoints.NAME)
         mark = marks.read_clean(self.disk, self.root) if clean and not rebuild else None
+        if mark is not None and self.bases and mark.log_min < self.log_min:
+            missing = self.log.path(self.log.base_of(mark.log_min))
+            raise StoreForeign(
+                f"{missing} is missing: the log began there when it was stopped. Bring it back, or remove "
+                f"{self.root / marks.CLEAN} to go on without it"
+            )
         if mark is not None and self._is_end(mark):
             self._begin(pid)
             self._remove_dead()

@@ -164,6 +164,9 @@ class MemoryDisk:
     def is_folder(self, path: Path) -> bool:
         return path in self.folders
 
+    def is_link(self, path: Path) -> bool:
+        return False
+
     def size(self, path: Path) -> int:
         return len(self.names[path].data)
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,10 @@ def text(path: Path, content: str) -> None:
     path.write_text(content)
 
 
+def later_mark(content: str) -> str:
+    return f"{zlib.crc32(content.encode()):08x}\n{content}"
+
+
 Spoil = Callable[[Path], None]
 FOREIGN: dict[str, tuple[Spoil, str]] = {
     "a file where the log should be": (
@@ -154,6 +159,22 @@ FOREIGN: dict[str, tuple[Spoil, str]] = {
         )
         for name in ("topics.json", "subscriptionGroup.json", "consumerOffset.json", "delayOffset.json")
     },
+    "a topic's folder that leads out of the store": (
+        lambda root: [
+            (root / "consumequeue").mkdir(),
+            (root / "consumequeue/t").symlink_to(root.parent, target_is_directory=True),
+        ],
+        "consumequeue/t is a link: queues lie in folders of the store itself",
+    ),
+    "a store of DLedger mode": (
+        lambda root: (root / "dledger-n0").mkdir(), "dledger-n0: a store of DLedger mode",
+    ),
+    "a later version of our own": (
+        lambda root: [
+            text(root / "checkpoint", ""), text(root / "actormq.clean", later_mark('{"version":2}')),
+        ],
+        "actormq.clean is of version 2; this program knows 1",
+    ),
     "a topic that leads out of the store": (
         lambda root: text(root / "config/topics.json", '{"topicConfigTable":{"x":{"topicName":"../x"}}}'),
         "'../x' cannot be the name of a topic",

@@ -12,7 +12,7 @@ from gateway_process import Peer
 from gateway_rig import send_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from process.bad_requests import CASES, Request, ask, item, offset_of, pull, topic_of
+from process.bad_requests import CASES, Request, ask, item, offset_of, pull, send, topic_of
 from process.odd_clients import FRONTS, TOPIC, Clients, broker
 
 from actormq.wire import json
@@ -191,3 +191,42 @@ def test_anything_is_answered(clients: Clients, mischief: Mischief, front: str) 
     for description in SERVED:
         answer = clients.ask(front, mischief.request(description))
         assert answer.code == 0 or answer.remark, (description.name, answer)
+
+
+PIECES = ["..", ".", "/", "\\", "\0", "~", "%", "a", "ü", "\U0001f600", "\n", "%RETRY%", "%DLQ%"]
+LONG = ["x" * 128, "x" * 255, "x" * 256, "ü" * 128]
+NAMES = st.lists(st.sampled_from(PIECES), max_size=6).map("".join) | st.sampled_from(
+    ["../../x", "/etc/x", "%RETRY%../x", *LONG]
+)
+FOLDER = re.compile(r"[%|a-zA-Z0-9_-]{1,255}")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=NAMES, front=st.sampled_from(FRONTS))
+def test_names_never_become_paths(clients: Clients, name: str, front: str) -> None:
+    """However a topic or group is named, in whatever request: a code, and no reset of the connection."""
+    for request in (
+        topic_of(name),
+        send(name),
+        ask(36, group=name, offset=0, delayLevel=0, originTopic=name),
+        ask(36, group="g-good", offset=0, delayLevel=0, originTopic=name, originMsgId=name),
+        offset_of(topic=name),
+        offset_of(consumerGroup=name),
+        pull(0, "g-good", name),
+        pull(0, name),
+        ask(14, topic=name, consumerGroup=name, queueId=0),
+        ask(200, json.dumps({"groupName": name, "retryQueueNums": 1})),
+        ask(215, topic=name),
+        ask(207, groupName=name, cleanOffset="true"),
+    ):
+        clients.ask(front, request())
+
+
+def test_all_that_was_made_is_inside(dev: Dev, clients: Clients) -> None:
+    """After all of the above: folders of the store have legal names, and there is nothing beside it."""
+    assert not any((dev.data_dir.parent / name).exists() for name in ("a", "x", "~", "%", "consumequeue"))
+    for topic in (dev.data_dir / "consumequeue").iterdir():
+        assert FOLDER.fullmatch(topic.name)
+        assert all(queue.name.isdigit() for queue in topic.iterdir())
+    known = {"commitlog", "config", "consumequeue", "index", "abort", "checkpoint", "lock"}
+    assert {path.name for path in dev.data_dir.iterdir()} <= known

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults.disks import FailingDisk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from store_rig import FILE_BYTES, ROWS, Died, Memory, StoreWriter, killing
 
+from actormq.actors import recovery
 from actormq.actors.dispatcher import Dispatcher
 from actormq.actors.recovery import prepare
 from actormq.broker.tables import Tables
@@ -18,8 +25,12 @@ from actormq.errors import ActorMQError, StoreForeign
 from actormq.message import SCHEDULE_TOPIC
 from actormq.shm.positions import Position, slot_of
 from actormq.shm.tables import TablesReader
+from actormq.store import checkpoint
+from actormq.store.consume_queue import queue_folder
 from actormq.store.disk import RealDisk
+from actormq.store.queue_bounds import queues_on_disk
 from actormq.store.recovery import RecoveredStore
+from actormq.store.tools.rebuilding import remove_tree
 
 LOG = logging.getLogger("test")
 
@@ -119,6 +130,117 @@ def test_progress_beyond_the_end_is_set_back(tmp_path: Path, caplog: pytest.LogC
     delays = json.loads((tmp_path / "config/delayOffset.json").read_text())
     assert delays["offsetTable"] == {"3": 0}
     assert "group had come to 99 in queue 1 of topic, which ends at 5: set back" in caplog.messages
+
+
+def later_checkpoint(root: Path) -> None:
+    data = bytearray(checkpoint.encode(checkpoint.Checkpoint(log_flushed=5)))
+    data[263:264] = b"2"
+    crc = zlib.crc32(data[:40] + data[256:304])
+    data[304:308] = crc.to_bytes(4, "big")
+    (root / "checkpoint").write_bytes(data)
+
+
+def rocksdb(folder: str) -> Callable[[Path], None]:
+    def make(root: Path) -> None:
+        (root / folder).mkdir(parents=True)
+        (root / folder / "CURRENT").write_text("MANIFEST-000004\n")
+
+    return make
+
+
+def linked(name: str) -> Callable[[Path], None]:
+    def make(root: Path) -> None:
+        (root / name).parent.mkdir(parents=True)
+        (root / name).symlink_to(root.parent, target_is_directory=True)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda root: (root / "dledger-n0").mkdir(), "dledger-n0: a store of DLedger mode"),
+        (lambda root: (root / "epochFileCheckpoint").write_text("1"), "a store of controller mode"),
+        (rocksdb("consumequeue_rocksdb"), "consumequeue_rocksdb: the queues are in RocksDB"),
+        (rocksdb("config/topics"), "config/topics: a table in RocksDB"),
+        (linked("consumequeue/t"), "consumequeue/t is a link"),
+        (linked("consumequeue/t/0"), "consumequeue/t/0 is a link"),
+        (later_checkpoint, r"checkpoint: it is of version b'2'; this program knows b'1'"),
+    ],
+)
+def test_stores_of_another_kind_are_refused(tmp_path: Path, make: Any, sentence: str) -> None:
+    """By what was found and where; nothing is touched."""
+    root = tmp_path / "store"
+    root.mkdir()
+    make(root)
+    before = sorted(root.rglob("*"))
+    with pytest.raises(StoreForeign, match=sentence):
+        start(Memory(root))
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_checkpoint_with_a_flipped_version_is_only_damaged(tmp_path: Path) -> None:
+    """Its CRC tells a later version from a bad byte."""
+    data = bytearray(checkpoint.encode(checkpoint.Checkpoint(log_flushed=5)))
+    data[263:264] = b"2"
+    assert not checkpoint.decode(bytes(data)).ours
+
+
+def test_what_is_left_alone_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Messages in a timer wheel, compacted topics; empty ones, as RocketMQ makes them, are no news."""
+    (tmp_path / "timerlog").mkdir()
+    (tmp_path / "timerwheel").write_bytes(bytes(100))
+    (tmp_path / "compaction").mkdir()
+    with caplog.at_level(logging.WARNING):
+        start(Memory(tmp_path))
+        assert caplog.messages == []
+        (tmp_path / "consumequeue/rmq_sys_wheel_timer/0").mkdir(parents=True)
+        (tmp_path / "compaction/compactionLog/t").mkdir(parents=True)
+        start(Memory(tmp_path))
+    assert [message.partition(" left alone: ")[2] for message in caplog.messages] == [
+        "messages that wait there for their time are not delivered",
+        "topics that RocketMQ compacted are served as they were sent",
+    ]
+    assert (tmp_path / "timerwheel").exists()
+
+
+NAMES = st.text(
+    st.sampled_from("ab./\\\0%~ \n\u00fc\U0001f600") | st.characters(), max_size=8
+) | st.sampled_from(["..", ".", "", "/etc", "a/../..", "x" * 255, "x" * 256, "\u00fc" * 128, "-", "CON"])
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=NAMES)
+def test_names_in_topics_json_stay_inside(tmp_path: Path, name: str) -> None:
+    """Each is refused, or can be a folder of the store and no other place."""
+    path = tmp_path / "config/topics.json"
+    path.parent.mkdir(exist_ok=True)
+    table = {"topicConfigTable": {name: {"topicName": name, "readQueueNums": 1, "writeQueueNums": 1}}}
+    path.write_text(json.dumps(table))
+    try:
+        ((topic, *_), _) = recovery._look_at(tmp_path, RealDisk())
+    except StoreForeign:
+        return
+    folder = queue_folder(tmp_path / "consumequeue", topic.name, 0)
+    assert os.path.normpath(folder) == str(folder)
+    assert folder.parent.parent == tmp_path / "consumequeue"
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    topic=st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=40),
+    queue=st.text(st.sampled_from("0123456789+-_ \u0663.x"), min_size=1, max_size=20),
+)
+def test_names_of_folders_are_queues_or_nothing(tmp_path: Path, topic: str, queue: str) -> None:
+    """A queue is found exactly where it will be looked for."""
+    root = tmp_path / "consumequeue"
+    with contextlib.suppress(OSError, UnicodeError):
+        (root / topic / queue).mkdir(parents=True, exist_ok=True)
+    for found in queues_on_disk(RealDisk(), root):
+        assert queue_folder(root, *found).is_dir()
+    for name in os.listdir(root) if root.exists() else []:
+        remove_tree(RealDisk(), root / name)
 
 
 def test_too_many_queues_is_one_sentence(tmp_path: Path) -> None:

@@ -204,6 +204,8 @@ def test_a_broker_has_a_name_server_only_when_told() -> None:
         ("b.conf", "aclEnable=true", "aclEnable=true in {file} cannot be kept: access control"),
         ("b.conf", "authenticationEnabled=TRUE", "authenticationEnabled=TRUE in {file} cannot be kept"),
         ("b.conf", "storePathRootDir=/a\nstorePathCommitLog=/b", "storePathCommitLog in {file} must be"),
+        ("b.conf", "storePathCommitLog=/b/commitlog", "storePathCommitLog in {file} must be"),
+        ("b.conf", "storePathCommitLog=/a/c,/b/c", "storePathCommitLog in {file} has several paths"),
         ("b.toml", "[gateway]\nport = true", "gateway.port in {file} must be an integer, not True"),
         ("b.toml", "[gateway]\nport = 1.5", "gateway.port in {file} must be an integer, not 1.5"),
         ("b.toml", "[store]\nflush = 'never'", "store.flush in {file} must be async or sync, not 'never'"),

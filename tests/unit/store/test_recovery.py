@@ -95,9 +95,9 @@ def test_after_a_clean_stop_nothing_is_looked_through() -> None:
     assert ("fsync_dir", (LOG,)) in recording.calls
 
 
-@pytest.mark.parametrize("change", ["tail", "next file", "first file", "damaged mark"])
+@pytest.mark.parametrize("change", ["tail", "next file", "damaged mark"])
 def test_a_mark_that_does_not_fit_is_not_believed(change: str) -> None:
-    """Somebody has written behind our end, removed the first file, or the mark itself is damaged."""
+    """Somebody has written behind our end, or the mark itself is damaged."""
     disk = MemoryDisk()
     store = fill(disk)
     store.stop()
@@ -119,16 +119,28 @@ def test_a_mark_that_does_not_fit_is_not_believed(change: str) -> None:
     elif change == "next file":
         disk.extend(disk.open(LOG / file_name((last + 1) * FILE), create=True), FILE)
         disk.names[LOG / file_name((last + 1) * FILE)].data[:3] = b"abc"
-    elif change == "first file":
-        disk.unlink(LOG / file_name(0))
     else:
         disk.names[ROOT / marks.CLEAN].data[20] ^= 1
     found = again(disk)
     assert found.scanned_bytes > 0
-    first = 0 if change != "first file" else 5
-    expected = list(range(first, 21 if change == "tail" else 20))
+    expected = list(range(21 if change == "tail" else 20))
     log = read_log(disk, found, small_config())
     assert [int(header.properties[6:14]) for header in log] == expected
+    check_queues(disk, found, small_config(), log)
+
+
+def test_a_log_without_its_first_file_is_refused() -> None:
+    """The mark says where the log began; who removed the file on purpose removes the mark, too."""
+    disk = MemoryDisk()
+    fill(disk).stop()
+    disk.unlink(LOG / file_name(0))
+    with pytest.raises(StoreForeign, match=f"{file_name(0)} is missing: the log began there"):
+        again(disk)
+    assert not marks.has_abort(disk, ROOT)
+    disk.unlink(ROOT / marks.CLEAN)
+    found = again(disk)
+    log = read_log(disk, found, small_config())
+    assert [int(header.properties[6:14]) for header in log] == list(range(5, 20))
     check_queues(disk, found, small_config(), log)
 
 
