@@ -204,11 +204,11 @@ def append(
     )  # fmt: skip
 
 
-def log_records(memory: Memory, end: int) -> list[tuple[int, records.Header, bytes]]:
-    """Return (log offset, record, body) of everything in the log; fail if it does not reach to `end`."""
+def log_records(memory: Memory, end: int, start: int = 0) -> list[tuple[int, records.Header, bytes]]:
+    """Return (log offset, record, body) of the log from `start` on; fail if it does not reach to `end`."""
     reader = LogReader(memory.disk, memory.root / FOLDER, FILE_BYTES)
     found = []
-    at = 0
+    at = start
     while at < end:
         base = at - at % FILE_BYTES
         view = reader.file(base)

@@ -29,7 +29,7 @@ from actormq.kernels.rings import full_fence
 from actormq.shm.extents import Extents
 from actormq.shm.positions import GATEWAY_SLOT, SLOTS, Position, Positions, RoleCell, RoleState
 from actormq.shm.tables import TablesReader
-from actormq.store import index
+from actormq.store import checkpoint, index
 from actormq.store.batch_queue import BatchQueues
 from actormq.store.commit_log import FOLDER, LogFiles
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
@@ -163,8 +163,11 @@ class Remover:
 
     def choose(self, wall_ns: int, hour: int, used_percent: int, asked: bool = False) -> list[int]:
         """Return the log files to remove now."""
-        flushed = self.positions.get(Position.FLUSHED)
-        below = self.files.base_of(min(flushed, self.positions.get(Position.DISPATCHED)))
+        # Behind the checkpoint a loss of power takes queue entries, which only the log can give back: without
+        # it the queue would end earlier, and use its numbers again.
+        known = checkpoint.read(self.disk, self.config.root / checkpoint.NAME)
+        durable = min(self.positions.get(Position.FLUSHED), known.queues_flushed if known.ours else 0)
+        below = self.files.base_of(min(durable, self.positions.get(Position.DISPATCHED)))
         files = ((base, self.disk.modified_ns(self.files.path(base))) for base in self.files.bases()[:-1])
         return self.retention.choose(files, wall_ns, hour, used_percent, below, asked)
 

@@ -159,7 +159,8 @@ class _Entries:
         log_offset, size, _ = self.entry(number)
         if size == BLANK_ENTRY_SIZE and log_offset == 0:
             return True
-        return log_offset >= 0 and size > 0 and log_offset + size <= bound
+        # Size 0 and an offset: one of those that lead over a gap.
+        return log_offset >= 0 and size >= 0 and (log_offset, size) != (0, 0) and log_offset + size <= bound
 
     def points_to_log(self, number: int, log_min: int) -> bool:
         log_offset, size, _ = self.entry(number)

@@ -503,11 +503,29 @@ class _Replay:
             known = queue in self._bounds or queue[0] in self._recovery.topics
             if known and first != 0 and not self._rebuild:
                 self.fits = False
+            if first > high:
+                self._bridge(queue, high, first, queues.ENTRY.unpack_from(entries)[0] if low < high else 0)
             if first < high or low == high:
                 low = first
             # Else damaged records are missing in between; what is in front of them stays readable.
         self._recovery.queue_files.write(*queue, first, entries)
         self._extents[queue] = (low, first + len(entries) // queues.ENTRY_BYTES)
+
+    def _bridge(self, queue: tuple[str, int], start: int, end: int, following: int) -> None:
+        """Have entries without a message lead over a gap: a search among holes would end at the first.
+
+        Args:
+            following: the log offset of the message behind the gap; 0: those of the gap have left the log.
+        """
+        log_offset = (following or self._recovery.log_min) - 1
+        if log_offset < 0:
+            return  # the queue begins here: fillers are in front of it
+        files = self._recovery.queue_files
+        for base in files.bases(*queue):
+            first = base // queues.ENTRY_BYTES
+            low, high = max(start, first), min(end, first + files.entries_per_file)
+            if low < high:
+                files.write(*queue, low, queues.ENTRY.pack(log_offset, 0, 0) * (high - low))
 
     def finish(self) -> Queues:
         """Cut every queue where it ends now, and return what each has."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from faults.store_life import LOG, QUEUES, ROOT, TOPIC, Broker
+from faults.store_life import GROUP, LOG, QUEUES, ROOT, TOPIC, Broker
 
 from actormq.actors.gateway.clients import TCP, Client
 from actormq.actors.gateway.damage import Damage
@@ -23,7 +23,6 @@ from actormq.store.consume_queue import QueueReader
 from actormq.wire import frame
 from actormq.wire.command import RemotingCommand
 
-GROUP = "group"
 CODES = {0: "FOUND", 19: "PULL_NOT_FOUND", 20: "PULL_RETRY_IMMEDIATELY"}
 
 

@@ -213,6 +213,14 @@ class MemoryDisk:
             change.apply(shadow)
         del self._journal[:count]
 
+    def fork(self) -> MemoryDisk:
+        """Return what `crash` may be called on while this disk goes on: nothing else."""
+        twin = MemoryDisk()
+        twin.names, twin.folders = dict(self.names), set(self.folders)
+        twin._durable_names, twin._durable_folders = dict(self._durable_names), set(self._durable_folders)
+        twin._lengths, twin._journal = dict(self._lengths), list(self._journal)
+        return twin
+
     def image(self) -> MemoryDisk:
         """Return a disk of its own with everything that this one holds now, all of it durable."""
         after = MemoryDisk()
@@ -334,6 +342,25 @@ class RecordingDisk:
         if arguments and isinstance(arguments[0], int):
             return (self._paths[arguments[0]], *arguments[1:])
         return arguments
+
+
+class WatchedDisk:
+    """Calls `watch` before every call that changes the disk before it: between any two of them."""
+
+    def __init__(self, disk: Any, watch: Callable[[], None]) -> None:
+        self._disk = disk
+        self._watch = watch
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._disk, name)
+        if name not in CHANGES:
+            return method
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._watch()
+            return method(*arguments, **options)
+
+        return call
 
 
 class FailingDisk:

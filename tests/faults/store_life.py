@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from faults.disks import MemoryDisk
 from store_rig import (
+    FILE_BYTES,
     HOST,
     Died,
     Memory,
@@ -20,9 +22,10 @@ from store_rig import (
     log_records,
 )
 
-from actormq.actors.cleaner import SegmentMaker
+from actormq.actors.cleaner import Remover, SegmentMaker
 from actormq.actors.dispatcher import Dispatcher
 from actormq.actors.flusher import Flusher
+from actormq.actors.progress import SafeSave
 from actormq.actors.recovery import prepare
 from actormq.actors.writer import Writer
 from actormq.broker.queue_rows import QueueRows
@@ -30,7 +33,7 @@ from actormq.config import FlushMode
 from actormq.shm.append_port import AppendPort
 from actormq.shm.positions import Position, readable, slot_of
 from actormq.shm.tables import TablesReader
-from actormq.store import consume_queue
+from actormq.store import consume_queue, tables
 from actormq.store.consume_queue import QueueReader
 
 LOG = logging.getLogger("test")
@@ -38,6 +41,7 @@ ROOT = Path("/store")
 TOPIC = "SCHEDULE_TOPIC_XXXX"  # recovery opens its queues by itself
 QUEUES = 5
 CLIENTS = 2
+GROUP = "group"
 POOL_BYTES = 3 << 19
 """Hardly more than a batch may need: it is full again and again."""
 
@@ -68,6 +72,10 @@ class Broker:
     """Nobody dies."""
     busy_queues: int = QUEUES
     """To so many queues messages are sent."""
+    sizes: Sequence[int] = (1, 20, 300, 3_000, 40_000)
+    """Of bodies."""
+    workers: Sequence[str] = ("client", "client", "writer", "writer", "dispatcher", "flusher", "maker")
+    """Who may have the next step, some more often; coordinator and remover work only where they are named."""
     pooled: bool = False
     """With a store pool, which a loss of power or of everything takes along."""
 
@@ -105,6 +113,7 @@ class Broker:
         self.start_dispatcher()
         self.start_flusher(fresh=True)
         self.start_maker()
+        self.start_coordinator()
 
     def dying(self) -> Any:
         """Die at one of the next fault points, perhaps."""
@@ -142,13 +151,16 @@ class Broker:
     def start_maker(self) -> None:
         self.maker = SegmentMaker(self.memory.log_files(), self.memory.positions.get(Position.APPENDED))
 
+    def start_coordinator(self) -> None:
+        self.progress = SafeSave(1_000, self.now_ns // 1_000_000)
+
     # -- one step each
 
     def send(self) -> None:
         for number in range(CLIENTS):
             for _ in range(self.chance.randrange(3)):
                 queue_id = self.chance.randrange(self.busy_queues)
-                size = self.chance.choice([1, 20, 300, 3_000, 40_000])
+                size = self.chance.choice(self.sizes)
                 sent = Sent(queue_id, b"%d." % len(self.sent) + self.chance.randbytes(size))
                 row = self.rows.rows[TOPIC.encode(), queue_id]
                 self.ticket += 1
@@ -174,7 +186,7 @@ class Broker:
                 self.durable[sent.log_offset] = sent
 
     def step(self) -> None:
-        who = self.chance.choice(["client", "client", "writer", "writer", "dispatcher", "flusher", "maker"])
+        who = self.chance.choice(self.workers)
         try:
             with self.dying():
                 self.work(who)
@@ -200,12 +212,45 @@ class Broker:
                 self.flusher.run(self.now_ns)
             case "maker":
                 self.maker.make(self.memory.positions.get(Position.APPENDED), self.now_ns)
+            case "coordinator":
+                self.save_offsets()
+            case "remover":
+                self.remove_oldest()
+
+    def save_offsets(self) -> None:
+        """A group has consumed all that is readable; it is saved when the log is durable up to now."""
+        positions = self.memory.positions
+        table = self.progress.look(
+            self.now_ns // 1_000_000,
+            positions.get(Position.APPENDED),
+            positions.get(Position.FLUSHED),
+            lambda: {"offsetTable": {f"{TOPIC}@{GROUP}": {str(at): end for at, end in self.ends().items()}}},
+        )
+        if table is not None:
+            tables.save(self.disk, ROOT / tables.FOLDER / tables.CONSUMER_OFFSETS, table)
+
+    def remove_oldest(self) -> None:
+        """Remove the oldest log file, if it may go, and what points there."""
+        memory = self.memory
+        remover = Remover(memory.config, self.disk, memory.positions, memory.extents)
+        chosen = remover.choose(1 << 62, 0, 100)[:1]
+        if chosen:
+            log_min = chosen[0] + FILE_BYTES
+            queues = list(self.rows.queues.values())
+            remover.hide(log_min, queues)
+            remover.unlink(log_min, queues)
+
+    def ends(self) -> dict[int, int]:
+        """Return of each queue one past the last entry that consumers may see."""
+        extents = self.memory.extents
+        return {at: extents.read(self.rows.rows[TOPIC.encode(), at]).max for at in range(QUEUES)}
 
     def readable(self) -> dict[tuple[int, int], tuple[int, bytes]]:
         """Return (queue id, queue offset) → (log offset, body) of everything that consumers may see."""
         memory = self.memory
         end = memory.positions.get(readable(memory.config))
-        bodies = {offset: (header, body) for offset, header, body in log_records(memory, end)}
+        start = memory.positions.get(Position.CLEANED)
+        bodies = {offset: (header, body) for offset, header, body in log_records(memory, end, start)}
         reader = QueueReader(self.disk, ROOT / consume_queue.FOLDER, memory.config.queue_file_entries)
         seen = {}
         for queue_id in range(QUEUES):
@@ -232,12 +277,14 @@ class Broker:
     def check(self, before: dict[tuple[int, int], tuple[int, bytes]]) -> None:
         """Nothing durable is lost, nothing that was readable has changed, and queues have no holes."""
         seen = self.readable()
-        for sent in self.durable.values():
+        log_min = self.memory.positions.get(Position.CLEANED)
+        before = {place: message for place, message in before.items() if message[0] >= log_min}
+        for sent in (sent for sent in self.durable.values() if sent.log_offset >= log_min):
             assert seen[sent.queue_id, sent.queue_offset] == (sent.log_offset, sent.body)
         for place, message in before.items():
             assert seen[place] == message
         end = self.memory.positions.get(Position.APPENDED)
-        for offset, header, _ in log_records(self.memory, end):
+        for offset, header, _ in log_records(self.memory, end, log_min):
             assert seen[header.queue_id, header.queue_offset][0] == offset, "in the log, but in no queue"
         stored = sorted(body for _, body in seen.values())
         assert len(set(stored)) == len(stored), "a message is stored twice"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from faults.disks import MemoryDisk
+from faults.disks import MemoryDisk, WatchedDisk
 from faults.small_store import Message, SmallStore, check_index, check_queues, read_log, small_config
+from faults.store_life import GROUP, ROOT, TOPIC, Broker
 
+from actormq.config import FlushMode
+from actormq.shm.positions import Position
+from actormq.store import tables
 from actormq.store.disk import RealDisk
 
 LIVES = 5
@@ -117,3 +122,99 @@ def test_kill_and_stop_on_a_real_disk(tmp_path: Path) -> None:
             store.dispatch()
         elif life == 2:
             store.stop()
+
+
+@dataclass
+class Crashes:
+    """Power fails between any two calls of a broker in sync mode, in several ways each; counts the states.
+
+    Attributes:
+        every: so many moments pass for one at which it fails.
+    """
+
+    seed: int
+    states_max: int
+    every: int
+    ways: int = 5
+    states: int = 0
+    moments: int = 0
+    broker: Broker = field(init=False)
+
+    def run(self) -> None:
+        chance = random.Random(self.seed)
+        disk = MemoryDisk()
+        self.broker = Broker(FlushMode.SYNC, chance, disk=disk, peaceful=True)
+        # Records of one size, as large as a log file holds a few dozen of: what lies behind a cut is at
+        # exactly the places where the next ones come.
+        self.broker.sizes = chance.choice([(20,), (3_000,), (40_000,), (1, 300, 40_000)])
+        self.broker.workers = (*self.broker.workers, "flusher", "coordinator", "remover")
+        self.broker.start()
+        self.broker.disk = WatchedDisk(disk, self.moment)
+        self.broker.start()
+        while self.states < self.states_max:
+            self.broker.step()
+
+    def moment(self) -> None:
+        """The power may fail here."""
+        if self.states >= self.states_max or not hasattr(self.broker, "maker"):
+            return
+        self.moments += 1
+        if self.moments % self.every:
+            return
+        disk = self.broker.disk._disk
+        chance = random.Random(self.seed * 1_000_003 + self.moments)
+        for _ in range(self.ways):
+            self.states += 1
+            self.judge(disk.fork().crash(chance), chance)
+
+    def judge(self, disk: MemoryDisk, chance: random.Random) -> None:
+        """Start on what is left, and once more after a message and another failure."""
+        saved = tables.load(disk, ROOT / tables.FOLDER / tables.CONSUMER_OFFSETS)
+        after = Broker(FlushMode.SYNC, chance, disk=disk, peaceful=True)
+        after.sent, after.durable = self.broker.sent, dict(self.broker.durable)
+        after.start()
+        after.check({})
+        self.check_progress(after, saved)
+        if chance.random() < 0.2:
+            kept = after.readable()
+            while not after.unanswered:
+                after.send()
+            after.writer.run(after.wall_ms, after.now_ns)
+            sent = len(self.broker.sent)
+            after.disk = after.disk.crash(chance)
+            after.start()
+            after.check(kept)
+            del self.broker.sent[sent:]
+
+    def check_progress(self, after: Broker, saved: tables.Table | None) -> None:
+        """What consumers could see is there, what a group has had is not ahead of it."""
+        ends = after.ends()
+        for queue_id, end in self.broker.ends().items():
+            assert ends[queue_id] >= end, f"queue {queue_id}: seen to {end}, now it ends at {ends[queue_id]}"
+        progress = (saved or {"offsetTable": {}})["offsetTable"].get(f"{TOPIC}@{GROUP}", {})
+        for queue, offset in progress.items():
+            assert offset <= ends[int(queue)], f"the group is ahead of queue {queue}"
+
+
+@pytest.mark.parametrize(
+    ("seed", "states", "every"),
+    [
+        (1, 300, 17),
+        (2, 300, 17),
+        *(
+            pytest.param(seed, 2_500, 1 + seed % 3, marks=[pytest.mark.soak, pytest.mark.timeout(600)])
+            for seed in range(10, 19)
+        ),
+    ],
+)
+def test_power_fails_between_any_two_calls(seed: int, states: int, every: int) -> None:
+    """Always starts; nothing acknowledged is lost, nothing readable is taken back, no group is ahead."""
+    crashes = Crashes(seed, states, every)
+    crashes.run()
+    positions = crashes.broker.memory.positions
+    print(
+        f"{crashes.states} crash states at {crashes.moments} moments, {len(crashes.broker.durable)} messages "
+        f"acknowledged in {positions.get(Position.FLUSHED) - positions.get(Position.CLEANED)} bytes of log"
+    )
+    assert crashes.states >= states
+    assert crashes.broker.durable

@@ -17,7 +17,8 @@ from actormq.broker.queue_rows import QueueRows
 from actormq.config import StoreConfig
 from actormq.shm.positions import Position, RoleCell, RoleState, slot_of
 from actormq.shm.tables import TablesReader
-from actormq.store import index
+from actormq.store import checkpoint, index
+from actormq.store.checkpoint import Checkpoint
 from actormq.store.commit_log import LogFiles
 from actormq.store.disk import RealDisk
 
@@ -161,9 +162,15 @@ class Rig:
         while dispatcher.run(0, 0) is not None:
             pass
         memory.positions.set(Position.FLUSHED, memory.positions.get(Position.APPENDED))
+        self.note_durable_queues(memory.positions.get(Position.APPENDED))
         self.rows = QueueRows()
         self.rows.apply(*TablesReader(memory.tables_view, memory.positions, slot_of("cleaner")).poll())
         self.remover = Remover(memory.config, memory.disk, memory.positions, memory.extents)
+
+    def note_durable_queues(self, log_offset: int) -> None:
+        """As the flusher."""
+        known = Checkpoint(ours=True, log_flushed=log_offset, queues_flushed=log_offset)
+        checkpoint.write(self.memory.disk, self.memory.root / checkpoint.NAME, known)
 
     @property
     def queues(self) -> list[object]:
@@ -191,6 +198,13 @@ class TestRemoving:
         assert rig.remover.choose(far, 4, 0) == [0]
         rig.memory.positions.set(Position.FLUSHED, FILE_BYTES - 1)
         assert rig.remover.choose(far, 4, 0) == []
+
+    def test_what_queues_may_still_need_stays(self, rig: Rig) -> None:
+        """A loss of power would take their entries, and with them the numbers that were used."""
+        rig.note_durable_queues(FILE_BYTES + 5)
+        assert rig.remover.choose(1 << 62, 4, 0) == [0]
+        (rig.memory.root / checkpoint.NAME).unlink()
+        assert rig.remover.choose(1 << 62, 4, 0) == []
 
     def test_readers_lose_it_before_the_disk_does(self, rig: Rig) -> None:
         """Each queue begins at its first message that stays."""
