@@ -87,6 +87,7 @@ class StoreConfig:
     root: Path
     log_file_bytes: int = 1024 * 1024 * 1024
     queue_file_entries: int = 300_000
+    batch_queue_file_entries: int = 300_000
     index_slots: int = 5_000_000
     index_entries: int = 20_000_000
     index_enabled: bool = True
@@ -145,6 +146,7 @@ class StoreConfig:
             self,
             log_file_bytes=(_MIB, 2 * _GIB - 1),
             queue_file_entries=(100, 50_000_000),
+            batch_queue_file_entries=(1, 20_000_000),
             index_slots=(1, 100_000_000),
             index_entries=(2, 100_000_000),
             flush_interval_ms=(1, _DAY_MS),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 QUEUE_ENTRY_BYTES: Final = 20
+BATCH_QUEUE_ENTRY_BYTES: Final = 46
 POOL_BUFFER_BYTES: Final = 64 * 1024 * 1024
 """What one of RocketMQ's pool buffers is here: theirs hold a whole log file each, ours is a ring."""
 
@@ -31,6 +32,10 @@ def _queue_entries(text: str) -> object:
     return -(-int(text) // QUEUE_ENTRY_BYTES)
 
 
+def _batch_queue_entries(text: str) -> object:
+    return -(-int(text) // BATCH_QUEUE_ENTRY_BYTES)
+
+
 def _flush(text: str) -> object:
     return {"ASYNC_FLUSH": "async", "SYNC_FLUSH": "sync"}[text.upper()]
 
@@ -51,6 +56,7 @@ BROKER_KEYS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "storePathRootDir": ("store.root", _plain),
     "mappedFileSizeCommitLog": ("store.log_file_bytes", _plain),
     "mappedFileSizeConsumeQueue": ("store.queue_file_entries", _queue_entries),
+    "mapperFileSizeBatchConsumeQueue": ("store.batch_queue_file_entries", _batch_queue_entries),
     "maxHashSlotNum": ("store.index_slots", _plain),
     "maxIndexNum": ("store.index_entries", _plain),
     "messageIndexEnable": ("store.index_enabled", _plain),

@@ -1,14 +1,16 @@
 """Batch consume queues: one entry for many messages, which lie in one record.
 
 ``<store>/batchconsumequeue/<topic>/<queue id>/``, for topics whose attribute ``queue.type`` is ``BatchCQ``.
-RocketMQ writes them; we serve what it has written and take no sends to such topics.  The entries are dense:
-where a message is, is found by its queue offset, not by its place.
+RocketMQ fills them; we serve what it has stored and take no sends to such topics.  Only recovery writes: what
+the log has and the queue lacks, because RocketMQ was killed.  The entries are dense: where a message is, is
+found by its queue offset, not by its place.
 
 Source: RocketMQ BatchConsumeQueue.java.
 """
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from actormq.kernels import records
+from actormq.message import PropertyKey, decode_properties
 from actormq.store.commit_log import file_name
 from actormq.store.consume_queue import first_at_or_after, queue_folder
 from actormq.store.disk import Disk
@@ -49,6 +53,17 @@ class BatchEntry(NamedTuple):
     def end(self) -> int:
         """One past the queue offset of its last message."""
         return self.first + self.messages
+
+
+def entry_of(header: records.Header, tags_code: int) -> bytes:
+    """Return the entry of a record: an inner batch says itself which messages it has."""
+    properties = decode_properties(header.properties)
+    first, messages = header.queue_offset, 1
+    with contextlib.suppress(KeyError, ValueError):
+        first, messages = int(properties[PropertyKey.INNER_BASE]), int(properties[PropertyKey.INNER_NUM])
+    return ENTRY.pack(
+        header.physical_offset, header.total_size, tags_code, header.store_timestamp, first, messages, -1, 0
+    )
 
 
 def is_batch_topic(attributes: Mapping[str, Any] | None) -> bool:
@@ -107,6 +122,10 @@ class BatchQueue:
         last = self.entry(end - 1)
         lowest = self.entry(first).first if first < end else last.end
         return BatchBounds(min=lowest, max=last.end, log_end=last.log_offset + last.size)
+
+    def place_behind(self, log_offset: int) -> int:
+        """Return the place, in entries, of the first that is of no record before `log_offset`."""
+        return self._start // ENTRY_BYTES + self._end(log_offset)
 
     def _end(self, log_end: int) -> int:
         """Return the number of the first entry that is none, or of a record that ends behind `log_end`."""

@@ -61,13 +61,22 @@ class QueueFiles:
     Args:
         root: ``<store>/consumequeue``.
         entries_per_file: 300,000 in a default store.
+        entry_bytes: of another kind of queue.
     """
 
-    def __init__(self, disk: Disk, root: Path, entries_per_file: int, descriptors_max: int = 512) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        root: Path,
+        entries_per_file: int,
+        descriptors_max: int = 512,
+        entry_bytes: int = ENTRY_BYTES,
+    ) -> None:
         self.disk = disk
         self.root = root
         self.entries_per_file = entries_per_file
-        self.file_bytes = entries_per_file * ENTRY_BYTES
+        self.entry_bytes = entry_bytes
+        self.file_bytes = entries_per_file * entry_bytes
         self._descriptors: OrderedDict[Path, int] = OrderedDict()
         self._descriptors_max = descriptors_max
         self._dirty: dict[Path, None] = {}
@@ -83,10 +92,10 @@ class QueueFiles:
         Raises:
             OSError: ENOSPC and the like; what was written is harmless, the whole call may be repeated.
         """
-        assert len(entries) % ENTRY_BYTES == 0, len(entries)
+        assert len(entries) % self.entry_bytes == 0, len(entries)
         assert queue_offset >= 0, queue_offset
         view = memoryview(entries)
-        at = queue_offset * ENTRY_BYTES
+        at = queue_offset * self.entry_bytes
         while len(view):
             base = at - at % self.file_bytes
             part = view[: base + self.file_bytes - at]
@@ -143,7 +152,7 @@ class QueueFiles:
         The first file always stays: its name says that the queue's offsets were used up to there.
         """
         folder = queue_folder(self.root, topic, queue_id)
-        end = queue_offset * ENTRY_BYTES
+        end = queue_offset * self.entry_bytes
         bases = self.bases(topic, queue_id)
         for base in reversed(bases):
             path = folder / file_name(base)
@@ -167,7 +176,7 @@ class QueueFiles:
         """Unlink the files that end at or before entry `queue_offset`; the last file always stays."""
         folder = queue_folder(self.root, topic, queue_id)
         for base in self.bases(topic, queue_id)[:-1]:
-            if base + self.file_bytes <= queue_offset * ENTRY_BYTES:
+            if base + self.file_bytes <= queue_offset * self.entry_bytes:
                 self.close(folder / file_name(base))
                 self.disk.unlink(folder / file_name(base))
 

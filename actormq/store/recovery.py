@@ -144,6 +144,12 @@ class _Recovery:
         self.reader = LogReader(disk, self.root / commit_log.FOLDER, config.log_file_bytes, maps_max=4)
         self.queue_files = QueueFiles(disk, self.root / consume_queue.FOLDER, config.queue_file_entries)
         self.batches = BatchQueues(disk, self.root)
+        self.batch_files = QueueFiles(
+            disk,
+            self.batches.root,
+            config.batch_queue_file_entries,
+            entry_bytes=batch_queue.ENTRY_BYTES,
+        )
         self.index = _IndexRecovery(disk, config)
         self.notes: list[str] = []
         self.deleted = {name: _NO_END if end == tables.PENDING else end for name, end in deleted.items()}
@@ -155,6 +161,7 @@ class _Recovery:
         finally:
             self.log.close()
             self.queue_files.close()
+            self.batch_files.close()
             self.index.close()
 
     def _run(self, pid: int, rebuild: bool) -> RecoveredStore:
@@ -197,6 +204,7 @@ class _Recovery:
             self.notes.append("the queues do not fit the log: they are made anew from all of it")
             queues_now = self._replay_all(end)
         self.queue_files.sync()
+        self.batch_files.sync()
         self._sync_log(self.log.bases())
         stamp = found.last_store_timestamp
         last = replace(
@@ -258,7 +266,7 @@ class _Recovery:
         return list(dict.fromkeys(tables.topic_names(table) + folders))
 
     def _batch_extents(self, log_end: int) -> Queues:
-        """Return which messages the batch queues have.  They are RocketMQ's: nothing is added to them."""
+        """Return which messages the batch queues have."""
         found = {}
         for topic, queue_id in self.batches.names():
             bounds = self.batches.bounds(topic, queue_id, self.log_min, log_end)
@@ -410,7 +418,7 @@ class _Recovery:
         Returns:
             None when an entry would not follow the trusted ones (never when `rebuild` is on: then it may).
         """
-        replay = _Replay(self, bounds, rebuild)
+        replay = _Replay(self, bounds, plan.queues, rebuild)
         for start, end in _split(stretches, (plan.queues, plan.index, *self.deleted.values())):
             if start >= min(plan.queues, plan.index):
                 replay.dispatch(start, end, start >= plan.queues, start >= plan.index)
@@ -438,7 +446,9 @@ def _split(stretches: list[tuple[int, int]], at: tuple[int, ...]) -> list[tuple[
 class _Replay:
     """Dispatches stretches of log into the queues (and the index), and keeps count of each queue."""
 
-    def __init__(self, recovery: _Recovery, bounds: dict[tuple[str, int], Bounds], rebuild: bool) -> None:
+    def __init__(
+        self, recovery: _Recovery, bounds: dict[tuple[str, int], Bounds], trusted: int, rebuild: bool
+    ) -> None:
         self._recovery = recovery
         self._rebuild = rebuild
         self.fits = True
@@ -446,6 +456,11 @@ class _Replay:
         self._extents = {key: (each.min, each.max) for key, each in bounds.items()}
         self._rows: dict[tuple[bytes, int], int] = {}
         self._queues: list[tuple[str, int] | None] = []
+        self._batch_places = dict.fromkeys(recovery.batches.names(), 0)
+        """Of each batch queue: the number of its next entry."""
+        for topic, queue_id in self._batch_places:
+            with recovery.batches.queue(topic, queue_id) as queue:
+                self._batch_places[topic, queue_id] = queue.place_behind(trusted)
         self._dead: dict[tuple[bytes, int], int] = {}
         """Queues of deleted topics, and the log offset at which they end."""
 
@@ -487,15 +502,15 @@ class _Replay:
         except (UnicodeDecodeError, BadName) as error:
             self._recovery.notes.append(f"messages of one topic are in no queue: {error}")
             self._queues.append(None)
-            return
-        if topic in self._recovery.batch_topics:
-            # RocketMQ refuses a store in which such a topic has ordinary queues.
-            self._queues.append(None)
         else:
             self._queues.append((topic, header.queue_id))
 
     def _write(self, queue: tuple[str, int] | None, first: int, entries: bytearray) -> None:
         if queue is None or first < 0:
+            return
+        if queue[0] in self._recovery.batch_topics:
+            # RocketMQ refuses a store in which such a topic has ordinary queues.
+            self._write_batches(queue, entries)
             return
         low, high = self._extents.get(queue, (0, 0))
         if first != high:
@@ -527,8 +542,20 @@ class _Replay:
             if low < high:
                 files.write(*queue, low, queues.ENTRY.pack(log_offset, 0, 0) * (high - low))
 
+    def _write_batches(self, queue: tuple[str, int], entries: bytearray) -> None:
+        recovery = self._recovery
+        made = bytearray()
+        for log_offset, size, tags_code in queues.ENTRY.iter_unpack(entries):
+            header = records.decode(recovery.reader.view(log_offset, size), 0)
+            made += batch_queue.entry_of(header, tags_code)
+        place = self._batch_places.get(queue, 0)
+        recovery.batch_files.write(*queue, place, made)
+        self._batch_places[queue] = place + len(made) // batch_queue.ENTRY_BYTES
+
     def finish(self) -> Queues:
         """Cut every queue where it ends now, and return what each has."""
+        for queue, place in self._batch_places.items():
+            self._recovery.batch_files.cut(*queue, place)
         result = {}
         files = self._recovery.queue_files
         for (topic, queue_id), (low, high) in self._extents.items():

@@ -45,6 +45,7 @@ class Golden:
             root=self.root,
             log_file_bytes=1 << 20,
             queue_file_entries=100,
+            batch_queue_file_entries=50,
             index_slots=50,
             index_entries=400,
             body_bytes_max=700_000,

@@ -260,6 +260,44 @@ def test_tables_are_written_back_whole(golden: Golden) -> None:
         assert tables.load(DISK, path) == before
 
 
+@pytest.mark.parametrize("lost", ["some", "all", "none"])
+def test_our_batch_queues_are_javas(tmp_path: Path, lost: str) -> None:
+    """RocketMQ was killed before it had written them: they get Java's bytes, and nothing is left over."""
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    queue = golden.root / "batchconsumequeue" / "batched"
+    before = {path: path.read_bytes() for path in sorted(queue.rglob("*")) if path.is_file()}
+    assert len(before) == 4
+    (golden.root / "abort").write_text("1")
+    # Nothing says what was durable: all is dispatched again.
+    (golden.root / checkpoint.NAME).write_bytes(bytes(4096))
+    if lost == "all":
+        shutil.rmtree(queue)
+    elif lost == "some":
+        last = max(before)
+        last.write_bytes(before[last][: 3 * 46].ljust(len(before[last]), b"\0"))
+    found = recover(DISK, golden.config, wall_ms=1, pid=1, delay_ms=DELAY_MS)
+    assert {path: path.read_bytes() for path in sorted(queue.rglob("*")) if path.is_file()} == before
+    assert {key: (extent.min, extent.max) for key, extent in found.queues.items()} == {
+        (said["topic"], said["queueId"]): (said["min"], said["max"]) for said in golden.said["queues"]
+    }
+    assert not (golden.root / "consumequeue").exists()
+
+
+def test_batch_entries_of_a_lost_tail_are_cut(tmp_path: Path) -> None:
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    (golden.root / "abort").write_text("1")
+    (golden.root / checkpoint.NAME).write_bytes(bytes(4096))
+    *kept, lost = [one for one in golden.said["records"] if one["queueId"] == 0]
+    log = golden.root / "commitlog" / f"{0:020d}"
+    data = bytearray(log.read_bytes())
+    data[lost["logOffset"] :] = bytes(len(data) - lost["logOffset"])
+    log.write_bytes(data)
+    found = recover(DISK, golden.config, wall_ms=1, pid=1, delay_ms=DELAY_MS)
+    assert found.queues["batched", 0].max == lost["queueOffset"]
+    with BatchQueues(DISK, golden.root).queue("batched", 0) as queue:
+        assert len(list(queue.since(0, FOREVER_MS))) == len(kept)
+
+
 def test_unknown_items_of_properties_are_read_as_java_does() -> None:
     """Without a key, without a value, without the last separator, twice."""
     text = b"A\x01\x02\x01b\x02\x02TAGS\x01one\x02TAGS\x01two"

@@ -17,6 +17,7 @@ from actormq.message import tags_code
 KEYS = {
     "mappedFileSizeCommitLog": 1 << 20,
     "mappedFileSizeConsumeQueue": 100 * 20,
+    "mapperFileSizeBatchConsumeQueue": 50 * 46,
     "maxHashSlotNum": 50,
     "maxIndexNum": 400,
     "maxMessageSize": 700_000,
