@@ -82,7 +82,7 @@ cdef Py_ssize_t find_properties(const unsigned char *data, Py_ssize_t at, Py_ssi
 @cython.locals(at=cython.Py_ssize_t, end=cython.Py_ssize_t, word_end=cython.Py_ssize_t, value=cython.uint)
 cdef Py_ssize_t add_keys(
     bytearray keys, Py_ssize_t used, const unsigned char *data, unsigned int topic_hash, long long *places,
-    long long log_offset, long long store_timestamp) except -1
+    long long log_offset, long long store_timestamp, bint with_tags) except -1
 @cython.locals(entries=bytearray)
 cdef bytearray open_run(list runs, dict open_runs, long long row, long long queue_offset)
 @cython.locals(size_of_view=cython.Py_ssize_t, at=cython.Py_ssize_t, reason=cython.int, records=cython.longlong,
@@ -97,7 +97,7 @@ cdef bytearray open_run(list runs, dict open_runs, long long row, long long queu
                queue_offset=cython.longlong)
 cpdef object dispatch(
     object view, Py_ssize_t start, Py_ssize_t limit, long long base_log_offset, dict rows, list delay_ms,
-    bint index=*, bytes schedule_topic=*)
+    bint index=*, bytes schedule_topic=*, bint with_tags=*)
 @cython.locals(end=cython.Py_ssize_t, entries_at=cython.Py_ssize_t, slot_count=cython.int, number=cython.int,
                ahead=cython.Py_ssize_t, key_hash=cython.int, log_offset=cython.longlong, timestamp=cython.longlong,
                begin=cython.longlong, end_offset=cython.longlong)

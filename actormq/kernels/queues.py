@@ -216,6 +216,7 @@ def add_keys(
     places: Any,
     log_offset: int,
     store_timestamp: int,
+    with_tags: bool,
 ) -> int:
     """Add the units of a message's keys; return how many bytes of `keys` count.
 
@@ -236,7 +237,7 @@ def add_keys(
             value = hash_text(data, at, word_end - at, topic_hash)
             used = append_key(keys, used, index_hash(value), log_offset, store_timestamp)
         at = word_end + 1
-    if places[_TAGS] >= 0:
+    if with_tags and places[_TAGS] >= 0:
         # 84 is the 'T', 35 the '#'.
         value = hash_text(data, places[_TAGS], places[_TAGS + 1], wrap(31 * wrap(31 * topic_hash + 84) + 35))
         used = append_key(keys, used, index_hash(value), log_offset, store_timestamp)
@@ -265,6 +266,7 @@ def dispatch(
     delay_ms: list[int],
     index: bool = True,
     schedule_topic: bytes = b"SCHEDULE_TOPIC_XXXX",
+    with_tags: bool = True,
 ) -> Dispatch:
     """Turn the records in `view[start:limit]` into queue entries and index keys.
 
@@ -278,6 +280,7 @@ def dispatch(
         rows: the row of each queue, by (topic, queue id).
         delay_ms: the delays of levels 1, 2, …
         index: make index keys, too.
+        with_tags: of tags, too; RocketMQ before 5.4 had none.
     """
     data = pointer_const(memoryview(view))
     spots = array("q", bytes(64))
@@ -378,7 +381,7 @@ def dispatch(
                 # A key is hashed as ``topic#key``; 35 is the '#'.
                 topic_hash = wrap(31 * hash_text(data, topic_at, topic_size, 0) + 35)
             keys_used = add_keys(
-                keys, keys_used, data, topic_hash, places, base_log_offset + at, store_timestamp
+                keys, keys_used, data, topic_hash, places, base_log_offset + at, store_timestamp, with_tags
             )
         last_timestamp = store_timestamp
         records += 1

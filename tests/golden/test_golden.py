@@ -26,6 +26,11 @@ from actormq.store.identifiers import pack_host
 from actormq.store.index import IndexReader
 from actormq.store.log_scan import find_end
 from actormq.store.recovery import recover
+from actormq.store.tools.backup import backup, restore
+from actormq.store.tools.inspecting import inspect
+from actormq.store.tools.layout import find_layout
+from actormq.store.tools.rebuilding import rebuild as made_anew
+from actormq.store.tools.verifying import verify
 from actormq.wire import json
 
 DISK = RealDisk()
@@ -349,3 +354,27 @@ def test_recovery_opens_batch_queues_and_makes_no_others(tmp_path: Path) -> None
             for queue in golden.said["queues"]
         }
         assert not (golden.root / "consumequeue").exists()
+
+
+def test_the_tools_find_nothing_wrong(golden: Golden, tmp_path: Path) -> None:
+    """What Java left is whole, its sizes are found; made anew, or backed up and restored, it is the same."""
+    layout = find_layout(DISK, golden.root)
+    sizes = golden.config
+    assert layout.log_file_bytes == sizes.log_file_bytes
+    if "batch" not in golden.name:
+        assert layout.queue_file_entries == sizes.queue_file_entries
+    assert (layout.index_slots, layout.index_entries) == (sizes.index_slots, sizes.index_entries)
+    verdict = verify(DISK, layout, delay_ms=DELAY_MS)
+    assert verdict.whole, verdict.report.findings
+    facts = inspect(DISK, layout)
+    assert facts.log.end == verdict.log_end
+    backup(DISK, layout, tmp_path / "backup", share=False)
+    options = {"delay_ms": DELAY_MS, "wall_ms": 1_700_000_000_000, "pid": 7}
+    restore(DISK, tmp_path / "backup", tmp_path / "back", **options)
+    made_anew(DISK, layout, **options)
+    for root in (golden.root, tmp_path / "back"):
+        again = verify(DISK, layout.at(root), delay_ms=DELAY_MS)
+        assert again.whole, again.report.findings
+        assert (again.records, again.queues) == (verdict.records, verdict.queues)
+        assert again.index_entries == verdict.index_entries or "4" in golden.name  # which has no keys of tags
+        assert inspect(DISK, layout.at(root)).queues == facts.queues

@@ -21,8 +21,9 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from actormq.errors import StoreForeign
+from actormq.store import batch_queue, commit_log, consume_queue, index, marks, tables
 from actormq.store import checkpoint as checkpoints
-from actormq.store import commit_log, consume_queue, index, marks, tables
+from actormq.store.batch_queue import BatchQueues
 from actormq.store.checkpoint import Checkpoint
 from actormq.store.commit_log import file_name
 from actormq.store.disk import Disk
@@ -37,7 +38,9 @@ _RESTORING_SUFFIX: Final = ".restoring"
 _COPY_BYTES: Final = 8 * 1024 * 1024
 _TRIES: Final = 20
 """Names come and go while a broker works: what was listed and is gone is listed again, so often."""
-_PATH: Final = re.compile(rf"{commit_log.FOLDER}/\d{{20}}|{tables.FOLDER}/[^/\0]+")
+_PATH: Final = re.compile(
+    rf"{commit_log.FOLDER}/\d{{20}}|{tables.FOLDER}/[^/\0]+|{batch_queue.FOLDER}/[^/\0]+/\d{{1,9}}/\d{{20}}"
+)
 
 Result = TypeVar("Result")
 
@@ -132,6 +135,7 @@ class _Backup:
         log.refresh()
         ends = _again(lambda: queue_bounds(self.disk, self.layout, log, end))
         files += _again(self._copy_tables)
+        files += _again(self._copy_batch_queues)
         manifest = Manifest(
             version=_VERSION,
             log_min=min((int(Path(one.path).name) for one in files if _is_log(one)), default=end),
@@ -200,17 +204,32 @@ class _Backup:
             if name.endswith(".tmp") or self.disk.is_folder(folder / name):
                 continue
             data = _read(self.disk, folder / name)
-            path = f"{tables.FOLDER}/{name}"
-            if self.disk.exists(self.target / path):
-                self.disk.unlink(self.target / path)
-            _write(self.disk, self.target / path, data)
-            copied.append(CopiedFile(path=path, bytes=len(data), crc=zlib.crc32(data), modified_ns=0))
+            copied.append(self._write_small(f"{tables.FOLDER}/{name}", data))
         return copied
+
+    def _copy_batch_queues(self) -> list[CopiedFile]:
+        """Copy what RocketMQ alone writes: we could not make it anew."""
+        copied = []
+        for topic, queue_id in BatchQueues(self.disk, self.layout.root).names():
+            folder = Path(batch_queue.FOLDER) / topic / str(queue_id)
+            self.disk.mkdir(self.target / folder)
+            for name in self.disk.listdir(self.layout.root / folder):
+                data = _read(self.disk, self.layout.root / folder / name)
+                copied.append(self._write_small(str(folder / name), data))
+            self.disk.fsync_dir(self.target / folder)
+        return copied
+
+    def _write_small(self, path: str, data: bytes) -> CopiedFile:
+        if self.disk.exists(self.target / path):
+            self.disk.unlink(self.target / path)
+        _write(self.disk, self.target / path, data)
+        return CopiedFile(path=path, bytes=len(data), crc=zlib.crc32(data), modified_ns=0)
 
 
 _LOOKED_AFTER: Final = {
     commit_log.FOLDER,
     tables.FOLDER,
+    batch_queue.FOLDER,
     consume_queue.FOLDER,
     index.FOLDER,
     checkpoints.NAME,
@@ -254,7 +273,7 @@ def read_manifest(disk: Disk, folder: Path) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         raise StoreForeign(f"{path} cannot be read: {error}") from None
     for one in manifest.files:
-        if not _PATH.fullmatch(one.path) or Path(one.path).name in (".", ".."):
+        if not _PATH.fullmatch(one.path) or {".", ".."} & set(one.path.split("/")):
             raise StoreForeign(f"{path}: {one.path!r} is no file of a backup")
     return manifest
 
@@ -292,6 +311,7 @@ def restore(
         progress(done, total)
 
     for one in manifest.files:
+        disk.mkdir((making / one.path).parent)
         crc = _copy(disk, source / one.path, making / one.path, one.bytes, one.bytes, advance)
         if crc != one.crc:
             raise StoreForeign(f"{source / one.path} is damaged: it is not what was backed up (see {making})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from actormq.kernels import checks
 from actormq.kernels.queues import INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES, INDEX_SLOT_BYTES, KEY
@@ -35,13 +36,20 @@ class IndexCheck:
         """Keys that the dispatcher, or the next start, has still to store."""
         self._take(log_min)
 
-    def compare(self, keys: bytearray, log_end: int) -> None:
-        """Compare the keys of the next stretch of log, which ends at `log_end`, with the entries."""
+    def compare(self, keys: bytearray, log_end: int, without_tags: Callable[[], bytearray]) -> None:
+        """Compare the keys of the next stretch of log, which ends at `log_end`, with the entries.
+
+        Args:
+            without_tags: the keys that every RocketMQ has made entries of: before 5.4 tags had none.
+        """
         places = self._take(log_end)
         entries = b"".join(bytes(view[start:end]) for _, view, start, end in places)
         found = checks.match_keys(entries, keys)
         if found.missing and self._there:
-            self._missing(found.missing, KEY.unpack_from(keys, found.first_missing)[1])
+            keys = without_tags()
+            old = checks.match_keys(entries, keys)
+            if old.missing:
+                self._missing(old.missing, KEY.unpack_from(keys, old.first_missing)[1])
         if found.strays:
             name, number, log_offset = self._entry(places, found.first_stray)
             what = f"entry {number}: no record at that log offset has this key"

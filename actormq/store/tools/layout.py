@@ -14,6 +14,7 @@ from typing import Final
 
 from actormq.config import StoreConfig
 from actormq.errors import StoreForeign
+from actormq.kernels import checks
 from actormq.kernels.queues import ENTRY_BYTES, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES, INDEX_SLOT_BYTES
 from actormq.store import commit_log, consume_queue, index
 from actormq.store.disk import Disk
@@ -148,6 +149,7 @@ def _slots_by_entries(view: memoryview, usual: int) -> int:
         return 0
     if _is_last_entry(view, usual, number, header.end_offset):
         return usual
+    weak = 0
     pattern = struct.pack(">q", header.end_offset)
     for at in range(0, len(view), _SEARCH_BYTES):
         piece = bytes(view[at : at + _SEARCH_BYTES + len(pattern) - 1])
@@ -156,9 +158,12 @@ def _slots_by_entries(view: memoryview, usual: int) -> int:
             entries_at = at + found - 4 - number * INDEX_ENTRY_BYTES
             slots, rest = divmod(entries_at - INDEX_HEADER_BYTES, INDEX_SLOT_BYTES)
             if rest == 0 and slots > 0 and _is_last_entry(view, slots, number, header.end_offset):
-                return slots
+                # One message may have several keys: only with the right slots all its links are right.
+                if not any(checks.check_links(view, slots, number + 1, True)[::2]):
+                    return slots
+                weak = weak or slots
             found = piece.find(pattern, found + 1)
-    return 0
+    return weak
 
 
 def _is_last_entry(view: memoryview, slots: int, number: int, log_offset: int) -> bool:

@@ -31,6 +31,7 @@ from actormq.store.tools.walking import (
     Piece,
     Progress,
     Queue,
+    batch_topics,
     is_deleted,
     no_progress,
     sound_files,
@@ -103,13 +104,16 @@ class _Rebuild:
         self.trust: Trust = read_trust(disk, layout, self.log)
         stored = {name: tables.load(disk, layout.root / tables.FOLDER / name) for name in tables.FILES}
         self.topics = stored[tables.TOPICS]
+        self.batch_topics = batch_topics(disk, layout, self.topics)
         self.by_rocketmq = not self.trust.checkpoint.ours
         self.old = set(queues_on_disk(disk, layout.queues))
+        self.known = set(self.old)
         self.dispatching = Dispatching(delay_ms, tables.deleted_topics(stored[tables.DELETED_TOPICS]))
         self.result = Rebuilt()
         self.last_store_timestamp = 0
 
     def run(self, pid: int, ends: dict[Queue, int], progress: Progress) -> Rebuilt:
+        self.known |= ends.keys()
         remove_tree(self.disk, self.work.root)
         self.disk.mkdir(self.work.queues)
         self.disk.mkdir(self.work.index)
@@ -158,14 +162,16 @@ class _Rebuild:
         for made in self.dispatching.pieces(piece):
             for row, first, entries in made.runs:
                 queue = self.dispatching.queues[row]
-                if queue is not None and first >= 0 and not self._is_deleted(queue):
+                if queue is not None and first >= 0 and not self._is_passed_over(queue):
                     self._write(files, queue, *self.dispatching.living(queue, first, entries))
             if self.with_index and made.keys:
                 writer.put(made.keys, self.wall_ms)
                 self.result.keys += len(made.keys) // ENTRY_BYTES
 
-    def _is_deleted(self, queue: Queue) -> bool:
-        return self.by_rocketmq and is_deleted(queue, self.topics, self.old)
+    def _is_passed_over(self, queue: Queue) -> bool:
+        if queue[0] in self.batch_topics:
+            return True
+        return self.by_rocketmq and is_deleted(queue, self.topics, self.known)
 
     def _write(self, files: QueueFiles, queue: Queue, first: int, entries: bytearray) -> None:
         if not entries:

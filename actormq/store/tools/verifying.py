@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from actormq.errors import StoreForeign
@@ -23,7 +24,16 @@ from actormq.store.tools.layout import Layout
 from actormq.store.tools.queue_check import QueueCheck
 from actormq.store.tools.report import Finding, Report
 from actormq.store.tools.trust import Trust, read_trust
-from actormq.store.tools.walking import BadPlace, Dispatching, Log, Piece, Progress, Queue, no_progress
+from actormq.store.tools.walking import (
+    BadPlace,
+    Dispatching,
+    Log,
+    Piece,
+    Progress,
+    Queue,
+    batch_topics,
+    no_progress,
+)
 
 _REASONS: Final = {
     ScanEnd.EMPTY: "zeros where a record must be",
@@ -98,7 +108,7 @@ class _Verification:
         )
         found = queues_on_disk(disk, layout.queues)
         topics = stored[tables.TOPICS]
-        unchecked = _batch_topics(topics)
+        unchecked = batch_topics(disk, layout, topics)
         self.queues = QueueCheck(disk, layout, self.trust, self.report, topics, found, deleted, unchecked)
         self.index = IndexCheck(disk, layout, self.trust, self.report, self.log.min)
 
@@ -150,12 +160,15 @@ class _Verification:
     def _compare(self, piece: Piece) -> None:
         self.verdict.records += piece.records
         self.verdict.last_store_timestamp = piece.last_store_timestamp
+        start = piece.start - piece.base
         for made in self.dispatching.pieces(piece):
             for row, first, entries in made.runs:
                 queue = self.dispatching.queues[row]
                 if queue is not None and first >= 0:
                     self.queues.compare(queue, *self.dispatching.living(queue, first, entries))
-            self.index.compare(made.keys, piece.base + made.end)
+            keys_of_old = partial(self.dispatching.keys_without_tags, piece, start, made.end)
+            self.index.compare(made.keys, piece.base + made.end, keys_of_old)
+            start = made.end
 
     def _damaged(self, bad: BadPlace) -> None:
         header = _header_at(self.log, bad.start)
@@ -203,17 +216,6 @@ def _header_at(log: Log, log_offset: int) -> records.Header | None:
         return records.decode(log.reader.file(base), log_offset - base)
     except ValueError:
         return None
-
-
-def _batch_topics(topics: tables.Table | None) -> set[str]:
-    """Return the topics whose queues are batch queues, in another folder."""
-    found = (topics or {}).get("topicConfigTable") or {}
-    return {
-        name
-        for name, value in found.items()
-        if isinstance(value, dict)
-        and str((value.get("attributes") or {}).get("queue.type", "")).lower() == "batchcq"
-    }
 
 
 def _offsets(table: Mapping[str, Any] | None) -> list[tuple[str, str, int, int]]:

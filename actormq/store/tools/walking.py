@@ -16,6 +16,7 @@ from actormq.kernels import queues, records
 from actormq.kernels.records import ScanEnd
 from actormq.message import SYSTEM_TOPIC_PREFIX, SYSTEM_TOPICS
 from actormq.store import tables
+from actormq.store.batch_queue import BatchQueues, is_batch_topic
 from actormq.store.commit_log import MAKING_SUFFIX, LogReader, LogRemoved, file_name
 from actormq.store.consume_queue import BadName, first_at_or_after, queue_folder
 from actormq.store.disk import Disk
@@ -197,6 +198,12 @@ def is_deleted(queue: Queue, topics: tables.Table | None, found: Collection[Queu
     return not (known or queue in found or topic in SYSTEM_TOPICS or topic.startswith(SYSTEM_TOPIC_PREFIX))
 
 
+def batch_topics(disk: Disk, layout: Layout, topics: tables.Table | None) -> set[str]:
+    """Return the topics whose messages are in batch queues, which RocketMQ writes and we leave alone."""
+    there = {topic for topic, _ in BatchQueues(disk, layout.root).names()}
+    return there | tables.topics_with(topics, is_batch_topic)
+
+
 class Dispatching:
     """Turns pieces of log into queue entries and index keys, whatever queues come.
 
@@ -225,6 +232,14 @@ class Dispatching:
             else:
                 assert made.reason == ScanEnd.STOP, (made.reason, piece.base + at)
                 assert at == end, piece.base + at
+
+    def keys_without_tags(self, piece: Piece, start: int, end: int) -> bytearray:
+        """Return the index keys, but for those of tags, of what `pieces` has gone over: `start` to `end`."""
+        made = queues.dispatch(
+            piece.view, start, end, piece.base, self._rows, self._delay_ms, with_tags=False
+        )
+        assert made.end == end, (made.reason, piece.base + made.end)
+        return made.keys
 
     def _add_row(self, view: memoryview, at: int) -> None:
         header = records.decode(view, at)

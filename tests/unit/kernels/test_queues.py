@@ -518,3 +518,14 @@ def test_gather_joins_ranges_of_one_file(
     lies_inside = all(at >= 0 and count >= 0 and at + count <= len(data) for at, count in ranges)
     expected = b"".join(data[at : at + count] for at, count in ranges) if lies_inside and not off_by else None
     assert queues.gather(data, base, [(base + at, count) for at, count in ranges], size) == expected
+
+
+@both
+def test_keys_of_tags_can_be_left_out(queues: Any) -> None:
+    """As RocketMQ before 5.4 did; everything else is the same."""
+    log = one_message(b"UNIQ_KEY\1u\2KEYS\1k l\2TAGS\1t\2")
+    rows = {(b"a", 0): 0}
+    with_tags = queues.dispatch(log, 0, len(log), BASE, rows, DELAYS)
+    without = queues.dispatch(log, 0, len(log), BASE, rows, DELAYS, with_tags=False)
+    assert (len(with_tags.keys), without.keys) == (4 * 20, with_tags.keys[: 3 * 20])
+    assert without.runs == with_tags.runs
