@@ -1,0 +1,52 @@
+"""The official broker on its own stores after we have worked on them."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from golden.stores import unpack
+from interop import rocketmq
+from interop.test_store_java import java_broker
+from process.test_golden_stores import KEYS, broker_on, pull_all
+
+from actormq.store import checkpoint
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+
+
+def test_queues_with_addresses_and_codes(tmp_path: Path) -> None:
+    """We append codes to queues whose entries have addresses: it serves both, filtered by tags, and goes on."""
+    rocketmq.require_java()
+    golden = unpack("rocketmq-5-ext", tmp_path)
+    ext = {"enableConsumeQueueExt": "true", "mappedFileSizeConsumeQueueExt": 1000}
+    expected = [one for one in golden.said["records"] if (one["topic"], one["queueId"]) == ("filtered", 0)]
+    bodies = len(expected)
+    tagged = sum(one["properties"].get("TAGS") == "t1" for one in expected)
+    for _ in range(2):
+        with broker_on(golden) as ours:
+            assert len(pull_all(ours, "filtered", 0)) == bodies
+            for number in range(20):
+                ours.send("filtered", 0, b"ours %d" % number, f"TAGS\1t{number % 3}\2")
+            bodies, tagged = bodies + 20, tagged + 7
+        with java_broker(golden.root, signal.SIGTERM, **KEYS, **ext) as java:
+            assert len(pull_all(java, "filtered", 0)) == bodies
+            assert len(pull_all(java, "filtered", 0, tags="t1")) == tagged
+            for number in range(20):
+                java.send("filtered", 0, b"java %d" % number, f"TAGS\1t{number % 3}\2")
+            bodies, tagged = bodies + 20, tagged + 7
+
+
+def test_batch_queues_that_we_have_completed(tmp_path: Path) -> None:
+    rocketmq.require_java()
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    (golden.root / "abort").write_text("1")
+    (golden.root / checkpoint.NAME).write_bytes(bytes(4096))
+    newest = max((golden.root / "batchconsumequeue" / "batched" / "0").iterdir())
+    newest.write_bytes(bytes(newest.stat().st_size))
+    stored = [one["logOffset"] for one in golden.said["records"] if one["queueId"] == 0]
+    with broker_on(golden) as ours:
+        assert [header.physical_offset for header in pull_all(ours, "batched", 0)] == stored
+    with java_broker(golden.root, signal.SIGTERM, **KEYS) as java:
+        assert [header.physical_offset for header in pull_all(java, "batched", 0)] == stored
