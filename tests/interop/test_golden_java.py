@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 
 def test_queues_with_addresses_and_codes(tmp_path: Path) -> None:
-    """We append codes to queues whose entries have addresses: it serves both, filtered by tags, and goes on."""
+    """We append codes to queues whose entries have addresses: it serves both by tags, and goes on."""
     rocketmq.require_java()
     golden = unpack("rocketmq-5-ext", tmp_path)
     ext = {"enableConsumeQueueExt": "true", "mappedFileSizeConsumeQueueExt": 1000}
