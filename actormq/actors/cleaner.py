@@ -25,6 +25,7 @@ from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.actors.writer import DISK_USED, ROOM, Room
 from actormq.broker.queue_rows import QueueRow, QueueRows
 from actormq.config import StoreConfig
+from actormq.errors import StoreFailed
 from actormq.kernels.rings import full_fence
 from actormq.shm.extents import Extents
 from actormq.shm.positions import GATEWAY_SLOT, SLOTS, Position, Positions, RoleCell, RoleState
@@ -34,7 +35,7 @@ from actormq.store.batch_queue import BatchQueues
 from actormq.store.commit_log import FOLDER, LogFiles
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import QueueFiles, QueueReader, QueueRemoved, first_at_or_after
-from actormq.store.disk import Disk, RealDisk
+from actormq.store.disk import NOT_THE_DISK, Disk, RealDisk
 from actormq.store.log_flush import PAGE_BYTES
 
 REMOVED_FILES: Final = RoleCell.COUNTER_1
@@ -69,7 +70,11 @@ class SegmentMaker:
         return max(self.end - self.files.file_bytes // 2, 1)
 
     def make(self, appended: int, now_ns: int) -> bool:
-        """Make what is due; True when there is a new file.  A failure sets `error` and `retry_at_ns`."""
+        """Make what is due; True when there is a new file.  A failure sets `error` and `retry_at_ns`.
+
+        Raises:
+            StoreFailed: the disk failed in a way that no room and no person mends.
+        """
         if self.retry_at_ns is not None and now_ns < self.retry_at_ns:
             return False
         made = False
@@ -81,6 +86,8 @@ class SegmentMaker:
                 self.end += self.files.file_bytes
                 made = True
         except OSError as error:
+            if error.errno not in NOT_THE_DISK:
+                raise StoreFailed(f"cannot make {self.files.path(self.end)}: {error}") from error
             self.error = error
             self.retry_at_ns = now_ns + RETRY_NS
             return made
@@ -400,12 +407,15 @@ class CleanerActor(ProcessActor):
         if self._remover.read_by(log_min) and now_ns < self._waiting_until_ns:
             self._round_at_ns = now_ns + READERS_LOOK_NS
             return
-        with self.busy(RoleState.WRITING):
-            if self._remover.unlink_log_file(log_min):
-                self._removed += 1
-                self._round_at_ns = now_ns + self.config.store.delete_interval_ms * _NS_PER_MS
-                return
-            self._remover.unlink_derived(log_min, self._rows.queues.values())
+        try:
+            with self.busy(RoleState.WRITING):
+                if self._remover.unlink_log_file(log_min):
+                    self._removed += 1
+                    self._round_at_ns = now_ns + self.config.store.delete_interval_ms * _NS_PER_MS
+                    return
+                self._remover.unlink_derived(log_min, self._rows.queues.values())
+        except OSError as error:
+            raise StoreFailed(f"cannot remove files before log offset {log_min}: {error}") from error
         self._removing_before = None
         self._round_at_ns = now_ns + (0 if self._asked_rounds else self._interval_ns)
         self.positions.add_role(self.context.slot, REMOVED_FILES, self._removed)

@@ -25,6 +25,7 @@ from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.broker.delay import DelayLevels
 from actormq.broker.queue_rows import QueueRow, QueueRows
 from actormq.config import StoreConfig
+from actormq.errors import StoreFailed
 from actormq.kernels import queues, records
 from actormq.kernels.rings import FENCED
 from actormq.shm.extents import Extents
@@ -161,7 +162,8 @@ class Dispatcher:
         """Dispatch the next stretch; return the rows that have grown, None when there is nothing to do.
 
         Raises:
-            OSError: the disk failed in another way than by being full.
+            StoreFailed: the disk failed in another way than by being full: a successor's sync of a file could
+                succeed over what this one has lost.
         """
         safe = self.safe
         if self.dispatched >= safe or (self.retry_at_ns is not None and now_ns < self.retry_at_ns):
@@ -174,12 +176,18 @@ class Dispatcher:
         try:
             grown = self._step(safe, wall_ms)
         except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
+            self.stop_unless_full(error, self.dispatched)
             self.retry_at_ns = now_ns + NO_SPACE_RETRY_NS
             return None
         self.retry_at_ns = None
         return grown
+
+    def stop_unless_full(self, error: OSError, log_offset: int) -> None:
+        """A full disk passes; whatever else a disk says of a write or sync is not asked twice."""
+        if error.errno not in NO_SPACE:
+            self.positions.set(Position.STORE_FAILED, 1)
+            sentence = f"cannot write queues or index from log offset {log_offset}: {error}"
+            raise StoreFailed(sentence) from error
 
     def rest_ns(self, now_ns: int, awaited: bool) -> int:
         """How long to look away after a `run`: under load what comes meanwhile costs little more than one.
@@ -350,8 +358,7 @@ class DispatcherActor(ProcessActor):
         try:
             self.state.mend(message.log_offset)
         except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
+            self.state.stop_unless_full(error, message.log_offset)
 
     def has_news(self) -> bool:
         return self.state.has_news

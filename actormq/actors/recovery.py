@@ -11,11 +11,10 @@ fails stops the broker (74); a torn tail, missing queues or a missing index are 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from actormq import faults
 from actormq.actors.runtime import ProcessActor
@@ -32,22 +31,9 @@ from actormq.shm.tables import TablesPublisher
 from actormq.store import commit_log, tables
 from actormq.store.commit_log import LogFiles
 from actormq.store.consume_queue import BadName, queue_folder
-from actormq.store.disk import Disk, RealDisk
+from actormq.store.disk import NOT_THE_DISK, Disk, RealDisk
 from actormq.store.foreign import check_kind
 from actormq.store.recovery import RecoveredStore, check_shape, recover
-
-_NOT_THE_DISK: Final = (
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-)
-"""Trouble that a person removes; the disk is none the worse for it, and so is what lies there."""
 
 
 def prepare(
@@ -233,6 +219,8 @@ def _make_first_file(config: BrokerConfig, disk: Disk, store: RecoveredStore, lo
     try:
         files.create(files.base_of(store.log_end))
     except OSError as error:
+        if error.errno not in NOT_THE_DISK:
+            raise
         # No reason not to serve what is there; the cleaner tries again.
         log.error(f"cannot make a log file, sends will be refused: {error}")
 
@@ -261,7 +249,7 @@ class RecoveryActor(ProcessActor):
                 self.context.clock.wall_ms(),
             )
         except OSError as error:
-            if error.errno in _NOT_THE_DISK:
+            if error.errno in NOT_THE_DISK:
                 root = self.config.store.root
                 raise StoreError(f"the store in {root} cannot be used: {_sentence(error)}") from error
             raise StoreFailed(f"the store cannot be recovered: {error}") from error

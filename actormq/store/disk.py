@@ -31,6 +31,17 @@ _BUFFERS_PER_CALL: Final = 1024
 _ZEROS: Final = bytes(1024 * 1024)
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 """The numbers of an OSError that says that the disk is full: trouble that passes, nothing is lost."""
+NOT_THE_DISK: Final = (
+    *NO_SPACE,
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+"""Trouble that a person removes; the disk is none the worse for it, and so is what lies there."""
 
 
 class Disk(Protocol):

@@ -15,6 +15,7 @@ from actormq.actors.cleaner import RETRY_NS, Remover, Retention, SegmentMaker, u
 from actormq.actors.dispatcher import Dispatcher
 from actormq.broker.queue_rows import QueueRows
 from actormq.config import StoreConfig
+from actormq.errors import StoreFailed
 from actormq.shm.positions import Position, RoleCell, RoleState, slot_of
 from actormq.shm.tables import TablesReader
 from actormq.store import checkpoint, index
@@ -78,6 +79,14 @@ class TestMaking:
         assert maker.make(0, 5 + RETRY_NS)
         assert maker.error is None
         assert maker.retry_at_ns is None
+
+    @pytest.mark.parametrize("kind", ["allocate", "fdatasync", "rename", "fsync_dir"])
+    def test_a_disk_that_fails_is_not_asked_again(self, memory: Memory, kind: str) -> None:
+        """The file may have its name already, and the name may be lost: the broker stops."""
+        files = memory.log_files()
+        files.disk = FailingDisk(RealDisk(), 1, errno.EIO, kinds=[kind])
+        with pytest.raises(StoreFailed, match=r"cannot make .*/commitlog/0{20}: .*injected"):
+            SegmentMaker(files, 0).make(0, 5)
 
     def test_death_between_file_and_note_is_nothing(self, memory: Memory) -> None:
         with killing("cleaner.file-made"), pytest.raises(Died):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faults.disks import FailingDisk
 from store_rig import FILE_BYTES, Died, Memory, StoreWriter, killing
 
 from actormq.actors import dispatcher
@@ -16,6 +18,7 @@ from actormq.actors.dispatcher import CROWD, CROWD_NS, SPACING_NS, UNAWAITED_SPA
 from actormq.actors.flusher import INDEX_TIMESTAMP, QUEUES_TIMESTAMP
 from actormq.broker.tables import TopicEntry, TopicGone, encode_entry
 from actormq.config import FlushMode
+from actormq.errors import StoreFailed
 from actormq.message import tags_code
 from actormq.shm.append_port import Completion
 from actormq.shm.positions import Position, RoleCell, slot_of
@@ -284,6 +287,26 @@ class FullDisk(RealDisk):
             self.times -= 1
             raise OSError(errno.ENOSPC, "No space left on device")
         return super().pwritev(fd, buffers, offset)
+
+
+def test_any_other_failure_stops_the_broker(tmp_path: Path) -> None:
+    """Each call that writes or syncs, that of a full index file too: a successor would not see it fail."""
+    failed: list[str] = []
+    while not failed or failed[-1]:
+        fail_at = len(failed) + 1
+        memory = Memory(tmp_path / str(fail_at))
+        memory.log_files().create(0)
+        memory.add_topic("topic", 1)
+        rig = Rig(memory)
+        for _ in range(memory.config.index_entries + 10):
+            rig.store.put(properties=b"KEYS\x01k\x02")
+        disk = FailingDisk(RealDisk(), fail_at)
+        rig.start(disk)
+        with contextlib.suppress(StoreFailed):
+            rig.run()
+        assert bool(disk.failed) == bool(memory.positions.get(Position.STORE_FAILED))
+        failed.append(disk.failed)
+    assert {"pwritev", "fdatasync", "rename", "allocate"} <= set(failed)
 
 
 def test_full_disk_is_waited_for(memory: Memory) -> None:
