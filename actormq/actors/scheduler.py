@@ -194,18 +194,28 @@ class SchedulerActor(ProcessActor):
         for level in range(1, self.schedule.levels.highest + 1):
             for queue_offset in self.schedule.retries(level, now_ms):
                 handed = True
-                self._take(
-                    level, queue_offset, self._store.entries(entry, level - 1, queue_offset, 1), now_ms
-                )
+                self._take(level, queue_offset, self._entries(entry, level, queue_offset, 1), now_ms)
         for level in self.schedule.due_levels(now_ms):
             handed = True
             count = min(ENTRIES_A_TURN, self.schedule.room(level))
-            found = self._store.entries(entry, level - 1, self.schedule.position(level), count)
+            found = self._entries(entry, level, self.schedule.position(level), count)
             if not found:
                 self._bring_in(entry, level)
             for due in self.schedule.offer(level, found, now_ms):
                 self._take(level, due.queue_offset, [due], now_ms)
         return handed
+
+    def _entries(self, entry: TopicEntry, level: int, first: int, count: int) -> list[DueEntry]:
+        """Return entries of a level's queue.  One of RocketMQ's that has an address in its extension, where
+        its due time would be: the message says when it was stored."""
+        found = self._store.entries(entry, level - 1, first, count)
+        return [self._dated(each, level) if each.due_ms < 0 else each for each in found]
+
+    def _dated(self, entry: DueEntry, level: int) -> DueEntry:
+        record = self._store.record(entry.log_offset)
+        if record is None:
+            return entry
+        return entry._replace(due_ms=self.schedule.levels.due_ms(level, record.store_timestamp))
 
     def _take(self, level: int, queue_offset: int, found: list[DueEntry], now_ms: int) -> None:
         """Begin the delivery of one entry; what cannot be delivered is dropped, with a line in the log."""

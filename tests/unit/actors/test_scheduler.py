@@ -15,10 +15,12 @@ from actormq.actors.scheduler import SchedulerActor
 from actormq.broker.delay import DelayLevels, park
 from actormq.broker.sending import PutStatus
 from actormq.broker.tables import Tables, TopicEntry, TopicGone, encode_entry
+from actormq.kernels.queues import ENTRY
 from actormq.message import SCHEDULE_TOPIC, decode_properties
 from actormq.shm.append_port import Completion
 from actormq.shm.positions import Position, RoleCell, slot_of
 from actormq.shm.tables import TablesPublisher, TablesReader
+from actormq.store.commit_log import file_name
 
 LEVELS = DelayLevels("1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h")
 
@@ -103,6 +105,24 @@ def test_a_message_comes_when_its_time_has_come(rig: Rig) -> None:
     properties = decode_properties(header.properties)
     assert "DELAY" not in properties
     assert (properties["KEYS"], properties["REAL_TOPIC"]) == ("k", "TBW102")
+
+
+def test_an_entry_that_does_not_say_when_is_not_early(rig: Rig) -> None:
+    """With enableConsumeQueueExt RocketMQ puts an address there: then the store time tells."""
+    rig.delay(2, b"five seconds")
+    rig.turn()
+    queue = rig.broker.memory.root / "consumequeue" / SCHEDULE_TOPIC / "1" / file_name(0)
+    data = bytearray(queue.read_bytes())
+    log_offset, size, due_ms = ENTRY.unpack_from(data)
+    assert due_ms > 0
+    with queue.open("r+b") as file:
+        file.write(ENTRY.pack(log_offset, size, -(1 << 63)))
+    for _ in range(3):
+        rig.wait_ms(1_000)
+    rig.wait_ms(1_999)
+    assert rig.delivered() == []
+    rig.wait_ms(1)
+    assert rig.delivered() == [b"five seconds"]
 
 
 def test_an_idle_scheduler_sleeps_until_it_is_rung(rig: Rig) -> None:
