@@ -397,6 +397,12 @@ class DispatcherActor(ProcessActor):
     def wake_at_ns(self) -> int | None:
         return self.state.retry_at_ns
 
+    def on_stop(self) -> None:
+        if self.config.store.pooled:
+            # The writer is gone: what is left in the pool need not wait for more.
+            self.wish(RoleCell.WANTED_FLUSHED, self.positions.get(Position.APPENDED))
+            self.context.doorbells["flusher"].ring()
+
     def drained(self) -> bool:
         # On a full disk the rest is left to the next start, which dispatches it again.
         full = self.state.retry_at_ns is not None

@@ -226,6 +226,7 @@ def broker_config(
             flush=flush,
             pool_enabled=pooled,
             pool_bytes=6 << 20,
+            pool_commit_thorough_interval_ms=60_000,  # nothing comes by itself for want of time
             flush_interval_ms=50,
             flush_queue_interval_ms=50,
             flush_thorough_interval_ms=200,

@@ -103,6 +103,17 @@ def test_death_at_the_points_of_the_store_pool(tmp_path: Path) -> None:
         assert verdict.clean, f"{verdict}\n{broker.log}"
 
 
+def test_a_clean_stop_empties_the_store_pool(tmp_path: Path) -> None:
+    """At once, however long the little in it might have waited for more."""
+    with StoreBroker(tmp_path, pooled=True, messages=5).start() as broker:
+        broker.wait_acknowledged(5)
+        assert broker.positions.get(Position.WRITTEN) == 0
+        assert broker.stop() == 0, broker.log
+        verdict = broker.check()
+        assert verdict.clean, f"{verdict}\n{broker.log}"
+        assert verdict.acknowledged == verdict.received == 10
+
+
 def test_store_pool_goes_with_the_supervisor_and_nobody_had_seen_it(tmp_path: Path) -> None:
     """RocketMQ's trade, said at the start: a tail that was acknowledged is lost, never a middle."""
     with StoreBroker(tmp_path, pooled=True, messages=100_000).start() as broker:
