@@ -46,7 +46,11 @@ def good(messages: int = 60) -> Histories:
 
 
 def judge(histories: Histories, **options: Any) -> Verdict:
-    return Checker(unavailable_ms_max=1000, **options).run(histories.values())
+    return Checker(unavailable_ms_max=1000, **options).run(copies(*histories.values()))
+
+
+def copies(*histories: list[Event]) -> list[list[Event]]:
+    return [[[*event] for event in history] for history in histories]
 
 
 def find(history: list[Event], kind: str, message: str) -> int:
@@ -169,9 +173,9 @@ def test_a_session_of_one_queue_excuses_that_queue_only() -> None:
     consumer: list[Event] = [[10, "recv", "g", f"q{n % 2}", n // 2, f"m{n}", ""] for n in range(4)]
     consumer.append([11, "session", "g", "q0"])
     consumer.append([12, "recv", "g", "q0", 0, "m0", ""])
-    assert Checker().run([producer, consumer]).clean
+    assert Checker().run(copies(producer, consumer)).clean
     consumer.append([13, "recv", "g", "q1", 0, "m1", ""])
-    assert Checker().run([producer, consumer]).violations == {"queue inversion": 1}
+    assert Checker().run(copies(producer, consumer)).violations == {"queue inversion": 1}
 
 
 def test_a_session_of_one_process_excuses_nobody_else() -> None:
@@ -179,10 +183,10 @@ def test_a_session_of_one_process_excuses_nobody_else() -> None:
     producer: list[Event] = [[1, "send", "a", None, 0, ""], [2, "send", "b", None, 0, ""]]
     former: list[Event] = [[3, "recv", "g", "q", 0, "a", ""], [4, "recv", "g", "q", 1, "b", ""]]
     next_one: list[Event] = [[5, "session", "g", "q"], [6, "recv", "g", "q", 1, "b", ""]]
-    assert Checker().run([producer, former, next_one]).clean
-    assert Checker().run([producer, former, next_one[1:]]).clean
+    assert Checker().run(copies(producer, former, next_one)).clean
+    assert Checker().run(copies(producer, former, next_one[1:])).clean
     former.append([7, "recv", "g", "q", 0, "a", ""])
-    assert Checker().run([producer, former, next_one]).violations == {"queue inversion": 1}
+    assert Checker().run(copies(producer, former, next_one)).violations == {"queue inversion": 1}
 
 
 def test_a_delayed_message_may_be_delivered_twice_but_not_be_lost() -> None:
@@ -197,14 +201,14 @@ def test_a_delayed_message_may_be_delivered_twice_but_not_be_lost() -> None:
         [11, "recv", "g", "q1", 7, "late", "d"],
         [20, "expect", "g"],
     ]
-    verdict = Checker().run([producer, consumer])
+    verdict = Checker().run(copies(producer, consumer))
     assert verdict.clean, verdict
     assert verdict.redelivered == 1
-    assert Checker().run([producer, consumer[2:]]).violations == {"lost": 1}
+    assert Checker().run(copies(producer, consumer[2:])).violations == {"lost": 1}
     consumer[1][6] = "other"
-    assert Checker().run([producer, consumer]).violations == {"digest": 1}
+    assert Checker().run(copies(producer, consumer)).violations == {"digest": 1}
     consumer[1] = [11, "recv", "g", "q0", 5, "unknown", "d"]
-    assert Checker().run([producer, consumer]).violations["phantom"] == 1
+    assert Checker().run(copies(producer, consumer)).violations["phantom"] == 1
 
 
 def test_receiving_again_can_be_forbidden() -> None:
@@ -227,13 +231,13 @@ def test_a_lost_tail_is_excused_only_in_async_mode_and_unread() -> None:
         [23, "recv", "g", "q", 1, "c", ""],
         [30, "expect", "g"],
     ]
-    verdict = Checker(tail_may_be_lost=True).run([producer, consumer])
+    verdict = Checker(tail_may_be_lost=True).run(copies(producer, consumer))
     assert verdict.clean, str(verdict)
     assert verdict.excused == 1
-    assert Checker().run([producer, consumer]).violations == {"lost": 1}
+    assert Checker().run(copies(producer, consumer)).violations == {"lost": 1}
     consumer.insert(1, [15, "recv", "g", "q", 1, "b", ""])
     consumer[2][4] = 2
-    assert "beyond durable" in Checker(tail_may_be_lost=True).run([producer, consumer]).violations
+    assert "beyond durable" in Checker(tail_may_be_lost=True).run(copies(producer, consumer)).violations
 
 
 def test_histories_are_files_that_a_kill_may_cut(
