@@ -17,7 +17,7 @@ which things happened to it; `[time, kind, …]`, time from the machine's monoto
     [t, "note", what, …]                      not judged: for whoever reads the history otherwise
 
 A queue is any string ("topic:3"), an id any string or number.  One pass over all files merged by time: O(n).
-As a program: ``python -m faults.checker FILE…`` (in ``tests``) prints the verdict, exit code 1 when it is not clean.
+As a program: ``python -m faults.checker FILE…`` (in ``tests``) prints the verdict; exit code 1: not clean.
 """
 
 from __future__ import annotations

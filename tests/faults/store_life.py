@@ -238,7 +238,9 @@ class Broker:
             log_min = chosen[0] + FILE_BYTES
             queues = list(self.rows.queues.values())
             remover.hide(log_min, queues)
-            remover.unlink(log_min, queues)
+            while remover.unlink_log_file(log_min):
+                pass
+            remover.unlink_derived(log_min, queues)
 
     def ends(self) -> dict[int, int]:
         """Return of each queue one past the last entry that consumers may see."""
