@@ -20,6 +20,7 @@ from actormq.store import commit_log, consume_queue
 from actormq.store.batch_queue import BatchQueues
 from actormq.store.commit_log import LogReader
 from actormq.store.consume_queue import QueueReader
+from actormq.store.queue_ext import QueueExtensions
 from actormq.wire import frame
 from actormq.wire.command import RemotingCommand
 
@@ -90,6 +91,7 @@ class Consumer:
             tables=tables,
             extents=memory.extents,
             queues=queues,
+            extensions=QueueExtensions(broker.disk, ROOT),
             batch_queues=BatchQueues(broker.disk, ROOT),
             log=log,
             marks=marks,

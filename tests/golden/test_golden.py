@@ -14,6 +14,7 @@ from store_rig import MemoryPort
 
 from actormq.kernels import records
 from actormq.kernels.batches import BatchEncoder, Stop
+from actormq.kernels.queues import ENTRY
 from actormq.kernels.rings import HEAD, TAIL, RingProducer
 from actormq.message import PropertyKey, decode_properties, tags_code
 from actormq.shm.append_port import REQUEST
@@ -25,6 +26,7 @@ from actormq.store.disk import RealDisk
 from actormq.store.identifiers import pack_host
 from actormq.store.index import IndexReader
 from actormq.store.log_scan import find_end
+from actormq.store.queue_ext import QueueExtensions
 from actormq.store.recovery import recover
 from actormq.store.tools.backup import backup, restore
 from actormq.store.tools.inspecting import inspect
@@ -117,6 +119,24 @@ def test_every_entry_of_every_queue(plain: Golden) -> None:
         for entry in queue["entries"]:
             found = reader.entry(queue["topic"], queue["queueId"], entry["queueOffset"])
             assert found == (entry["logOffset"], entry["size"], entry["tagsCode"])
+
+
+def test_every_unit_of_every_extension(tmp_path: Path) -> None:
+    """Codes as Java reads them through its queues; a lost file leaves the addresses, which say nothing."""
+    golden = unpack("rocketmq-5-ext", tmp_path)
+    reader = QueueReader(DISK, golden.root / "consumequeue", golden.config.queue_file_entries)
+    extensions = QueueExtensions(DISK, golden.root)
+    for queue in golden.said["queues"]:
+        name = queue["topic"], queue["queueId"]
+        assert extensions.has(queue["topic"])
+        stored = reader.view(*name, 0, len(queue["entries"]))
+        assert all(code < -(1 << 31) for _, _, code in ENTRY.iter_unpack(stored))
+        assert list(ENTRY.iter_unpack(extensions.resolve(*name, stored))) == [
+            (entry["logOffset"], entry["size"], entry["tagsCode"]) for entry in queue["entries"]
+        ]
+        shutil.rmtree(golden.root / "consumequeue_ext" / queue["topic"] / str(queue["queueId"]))
+        assert extensions.resolve(*name, stored) == stored
+    assert not extensions.has("without")
 
 
 def test_the_index_answers_as_javas(golden: Golden) -> None:

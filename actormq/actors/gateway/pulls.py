@@ -49,6 +49,7 @@ from actormq.shm.extents import Extent, Extents
 from actormq.store.batch_queue import BatchQueues, is_batch_topic
 from actormq.store.commit_log import LogReader, LogRemoved
 from actormq.store.consume_queue import QueueReader, QueueRemoved
+from actormq.store.queue_ext import QueueExtensions
 from actormq.wire import frame
 from actormq.wire.command import BROKER_VERSION, RemotingCommand
 from actormq.wire.headers import PullHeader, decode_pull
@@ -182,6 +183,7 @@ class Pulls:
     Args:
         memory_bytes: what is nearer to the log's end than this is taken to be in memory.
         address: this broker's, for a remark.
+        extensions: of queues that RocketMQ wrote with them.
         batch_queues: of topics whose records have many messages each.
         damage: finds the messages of entries that lead nowhere.
         cold: reads what may not be in memory; None: everything is read through the maps.
@@ -195,6 +197,7 @@ class Pulls:
         tables: Tables,
         extents: Extents,
         queues: QueueReader,
+        extensions: QueueExtensions,
         batch_queues: BatchQueues,
         log: LogReader,
         marks: Marks,
@@ -212,6 +215,7 @@ class Pulls:
         self._tables = tables
         self._extents = extents
         self._queues = queues
+        self._extensions = extensions
         self._batches = batch_queues
         self._log = log
         self._marks = marks
@@ -386,7 +390,7 @@ class Pulls:
         elif planned is not None:
             if header.sys_flag & PullFlag.COMMIT_OFFSET:
                 self._relay.commit(header.group, header.topic, header.queue_id, header.commit_offset, now_ns)
-            if not is_batch_topic(planned.topic.attributes):
+            if not is_batch_topic(planned.topic.attributes) and not self._is_extended(planned):
                 self._prepare(header, planned)
             self._serve(pull, planned, now_ns)
 
@@ -470,7 +474,9 @@ class Pulls:
         in_memory = log_end - log_offset <= self._memory_bytes
         taken = share(header, self._limits, in_memory=in_memory, native=is_native(pull.command))
         count = min(taken.entries, extent.max - offset)
-        entries = self._queues.view(header.topic, header.queue_id, offset, count, extent.incarnation)
+        entries: Buffer = self._queues.view(header.topic, header.queue_id, offset, count, extent.incarnation)
+        if self._is_extended(planned):
+            entries = self._extensions.resolve(header.topic, header.queue_id, entries)
         chosen = select(entries, offset, taken.messages, taken.bytes, planned.tag_codes, log_min)
         if not chosen.messages:
             return Found(
@@ -494,6 +500,10 @@ class Pulls:
             return replace(found, parts=self._log.parts(chosen.ranges, chosen.bytes))
         except LogRemoved:
             return found
+
+    def _is_extended(self, planned: PullPlan) -> bool:
+        """Say whether a tags code that this pull looks at may be in its queue's extension."""
+        return planned.tag_codes is not None and self._extensions.has(planned.topic.name)
 
     def _read_batches(self, pull: _Pull, planned: PullPlan, extent: Extent, log_end: int) -> Found:
         header = pull.header

@@ -53,6 +53,7 @@ from actormq.store.consume_queue import FOLDER as QUEUE_FOLDER
 from actormq.store.consume_queue import QueueReader
 from actormq.store.disk import RealDisk
 from actormq.store.identifiers import UniqueKeys
+from actormq.store.queue_ext import QueueExtensions
 from actormq.telemetry.counters import Counters, snapshot
 from actormq.wire import frame, json
 from actormq.wire.command import BROKER_VERSION, RemotingCommand
@@ -213,6 +214,7 @@ class GatewayActor(ProcessActor):
             tables=self._tables,
             extents=extents,
             queues=queues,
+            extensions=QueueExtensions(disk, store.root),
             batch_queues=BatchQueues(disk, store.root),
             log=self._log_reader,
             marks=self._marks,

@@ -40,6 +40,7 @@ from actormq.store.batch_queue import BatchQueues
 from actormq.store.commit_log import LogRemoved
 from actormq.store.consume_queue import QueueRemoved
 from actormq.store.disk import RealDisk
+from actormq.store.queue_ext import QueueExtensions
 from actormq.wire import frame
 from actormq.wire.command import Language, RemotingCommand, Serialize
 
@@ -290,6 +291,7 @@ class Way:
             tables=self.tables,
             extents=self.extents,
             queues=self.queues,  # type: ignore[arg-type]
+            extensions=QueueExtensions(RealDisk(), Path("/nowhere")),
             batch_queues=BatchQueues(RealDisk(), Path("/nowhere")),
             log=self.log,  # type: ignore[arg-type]
             marks=self.marks,
