@@ -1,7 +1,7 @@
 """The extension of consume queues, as RocketMQ writes it with `enableConsumeQueueExt`.  Only read.
 
-``<store>/consumequeue_ext/<topic>/<queue id>/``: units of i16 size, i64 tags code, i64 store time, i16 bytes of
-a bitmap, bitmap.  A queue entry has a unit's address, offset − 2⁶³, in place of its tags code.
+``<store>/consumequeue_ext/<topic>/<queue id>/``: units of i16 size, i64 tags code, i64 store time, i16 bytes
+of a bitmap, bitmap.  A queue entry has a unit's address, offset − 2⁶³, in place of its tags code.
 
 Source: RocketMQ ConsumeQueueExt.java.
 """
