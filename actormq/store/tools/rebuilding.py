@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from actormq.errors import StoreForeign
-from actormq.kernels.queues import ENTRY_BYTES
+from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.kernels.records import ScanEnd
 from actormq.store import checkpoint as checkpoints
 from actormq.store import consume_queue, index, marks, tables
@@ -179,6 +179,11 @@ class _Rebuild:
         if first == 0 and queue in self.result.queues:
             # The topic was deleted and made again.
             files.remove_queue(*queue)
+        high = self.result.queues.get(queue, first)
+        if first > high:
+            # As recovery does it: a search for the queue's end would stop at a hole.
+            before = ENTRY.unpack_from(entries)[0] - 1
+            files.write(*queue, high, ENTRY.pack(before, 0, 0) * (first - high))
         files.write(*queue, first, entries)
         self.result.queues[queue] = first + len(entries) // ENTRY_BYTES
         self.result.messages += len(entries) // ENTRY_BYTES
