@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from actormq.store.disk import Disk
 from actormq.store.queue_bounds import find_bounds, queues_on_disk
 from actormq.store.tools.layout import Layout
 from actormq.store.tools.rebuilding import remove_tree
-from actormq.store.tools.trust import read_trust
+from actormq.store.tools.trust import index_timestamp, read_trust
 from actormq.store.tools.walking import BadPlace, Dispatching, Log, Piece
 
 KEPT_PREFIX: Final = "truncated-"
@@ -150,6 +150,8 @@ def truncate(disk: Disk, layout: Layout, log_offset: int, *, pid: int, kept: Pat
     _cut_log(disk, layout, log, log_offset, kept)
     _cut_queues(disk, layout, log_offset)
     _cut_index(disk, layout, name, next_number)
+    last = replace(last, index_timestamp=index_timestamp(disk, layout))
+    checkpoints.write(disk, layout.root / checkpoints.NAME, last)
     if not keep:
         remove_tree(disk, kept)
     disk.fsync_dir(layout.root)

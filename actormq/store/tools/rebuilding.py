@@ -23,7 +23,7 @@ from actormq.store.disk import Disk
 from actormq.store.index import IndexWriter
 from actormq.store.queue_bounds import find_bounds, queues_on_disk
 from actormq.store.tools.layout import Layout
-from actormq.store.tools.trust import Trust, read_trust
+from actormq.store.tools.trust import Trust, index_timestamp, read_trust
 from actormq.store.tools.walking import (
     BadPlace,
     Dispatching,
@@ -233,6 +233,7 @@ class _Rebuild:
         everything = replace(
             nothing,
             queues_timestamp=self.last_store_timestamp,
+            index_timestamp=index_timestamp(self.disk, self.layout),
             queues_flushed=self.result.log_end,
             index_flushed=self.result.log_end,
             index_file=newest,

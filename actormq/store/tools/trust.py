@@ -59,7 +59,7 @@ def read_trust(disk: Disk, layout: Layout, log: Log) -> Trust:
     names = index.list_files(disk, layout.index, layout.index_file_bytes)
     mark = marks.read_clean(disk, layout.root) if clean else None
     if clean:
-        files = [(name, _header(disk, layout, name).next_number) for name in names]
+        files = [(name, index_header(disk, layout, name).next_number) for name in names]
         return Trust(
             clean=True,
             checkpoint=known,
@@ -71,12 +71,12 @@ def read_trust(disk: Disk, layout: Layout, log: Log) -> Trust:
         )
     if known.ours:
         newest = f"{known.index_file:017d}"
-        files = [(name, _header(disk, layout, name).next_number) for name in names if name < newest]
+        files = [(name, index_header(disk, layout, name).next_number) for name in names if name < newest]
         if newest in names:
             files.append((newest, known.index_next))
         log_to, queues_to, index_to = known.log_flushed, known.queues_flushed, known.index_flushed
     else:
-        headers = [(name, _header(disk, layout, name)) for name in names]
+        headers = [(name, index_header(disk, layout, name)) for name in names]
         full = [(name, each) for name, each in headers if each.end_timestamp <= known.index_timestamp]
         files = [(name, each.next_number) for name, each in full]
         index_to = full[-1][1].end_offset if full else 0
@@ -93,7 +93,8 @@ def read_trust(disk: Disk, layout: Layout, log: Log) -> Trust:
     )
 
 
-def _header(disk: Disk, layout: Layout, name: str) -> index.IndexHeader:
+def index_header(disk: Disk, layout: Layout, name: str) -> index.IndexHeader:
+    """Return the header of one index file."""
     fd = disk.open(layout.index / name, write=False)
     try:
         return index.read_header(disk.pread(fd, index.HEADER.size, 0))
@@ -117,3 +118,9 @@ def first_record(log: Log, base: int) -> records.Header | None:
         return records.decode(view, 0) if records.scan(view, 0, base, False, 1).records else None
     except LogRemoved:
         return None
+
+
+def index_timestamp(disk: Disk, layout: Layout) -> int:
+    """Return the last store time in the index; by a checkpoint with it RocketMQ keeps all of its files."""
+    names = index.list_files(disk, layout.index, layout.index_file_bytes)
+    return index_header(disk, layout, names[-1]).end_timestamp if names else 0
