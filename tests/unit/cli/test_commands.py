@@ -17,6 +17,7 @@ from actormq.cli.beginning import Beginning
 from actormq.cli.dev import _greeting
 from actormq.cli.options import client_url
 from actormq.cli.output import print_json, print_table
+from actormq.cli.progress import progress_bar
 from actormq.cli.remote import Broker
 from actormq.cli.settings import Given, load_broker
 from actormq.client.results import MessageQueue, StartFrom
@@ -27,6 +28,23 @@ def test_name_servers_make_the_clients_url() -> None:
     """Semicolons are RocketMQ's, commas the client's; a URL stays as it is."""
     assert client_url("h:1;i:2") == "rocketmq://h:1,i:2"
     assert client_url("zmq://h:1") == "zmq://h:1"
+
+
+def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn into a pipe; on a terminal how much is done of how much."""
+    piped = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", piped)
+    with progress_bar("verify") as progress:
+        progress(1, 2)
+    assert piped.getvalue() == ""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar("verify") as progress:
+        progress(1 << 20, 4 << 20)
+    assert "verify" in terminal.getvalue()
+    assert "1.0/4.0 MiB" in terminal.getvalue()
 
 
 def test_places_in_a_log_are_offsets_or_times() -> None:
