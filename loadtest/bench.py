@@ -25,7 +25,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from loadtest import kafka, rocketmq, servers, storage
-from loadtest.cases import FULL, QUICK, SIZES, Amounts, Case, native_cases, official_cases, store_cases
+from loadtest.cases import (
+    FULL,
+    QUICK,
+    SIZES,
+    Amounts,
+    Case,
+    large_cases,
+    native_cases,
+    official_cases,
+    store_cases,
+)
 from loadtest.compare import REPEATS_MAX, Figures, Measure, Row, alternate
 from loadtest.machine import CpuUse, machine, project, wait_quiet
 from loadtest.official import Stalled
@@ -62,6 +72,7 @@ def starts(flush: str, *, small: bool) -> dict[str, Start]:
         "rocketmq": partial(rocketmq.running, flush),
         "rocketmq-sync": partial(rocketmq.running, "sync"),
         "kafka": partial(kafka.running, flush),
+        "folder": partial(servers.in_folder, small=small),
         "store": partial(storage.running, "store"),
         "write": partial(storage.running, "write"),
     }
@@ -126,7 +137,7 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     amounts = QUICK if options.quick else amounts_of(options)
     sizes = options.sizes[:1] if options.quick else options.sizes
     official = [] if options.quick else official_cases(amounts, sizes)
-    cases = [*official, *native_cases(amounts, sizes), *store_cases(amounts)]
+    cases = [*official, *native_cases(amounts, sizes), *store_cases(amounts), *large_cases(amounts)]
     if options.only:
         cases = [case for case in cases if any(case.key.startswith(word) for word in options.only)]
     return cases

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from loadtest import native, official, storage
+from loadtest import large, native, official, servers, storage
 from loadtest.clients import CLIENTS
 from loadtest.compare import Figures, Goal
 from loadtest.machine import CpuUse
@@ -53,11 +53,26 @@ class Amounts:
     paced_s: float = 10.0
     pool: int = POOL
     store_bytes: int = 1 << 30
+    topics: int = 10_000
+    long_bytes: int = 10_000_000_000
+    backlog_bytes: int = 4_300_000_000
+    drain_s: float = 8.0
+    file_sizes: Mapping[str, int] = field(default_factory=lambda: servers.SIZES)
 
 
 FULL: Final = Amounts()
 QUICK: Final = Amounts(
-    produce_s=0.0, sync_count=100, backlog=1_000, paced_s=0.2, pool=200, store_bytes=16 << 20
+    produce_s=0.0,
+    sync_count=100,
+    backlog=1_000,
+    paced_s=0.2,
+    pool=200,
+    store_bytes=16 << 20,
+    topics=5,
+    long_bytes=1_000_000,
+    backlog_bytes=1_000_000,
+    drain_s=0.2,
+    file_sizes=servers.SMALL_SIZES,
 )
 PACED_PER_SECOND: Final = 1_000.0
 SIZES: Final = (128, 1024)
@@ -143,6 +158,73 @@ def store_cases(amounts: Amounts) -> list[Case]:
             settings={},
         )
     ]
+
+
+def large_cases(amounts: Amounts) -> list[Case]:
+    """Return the rows of a store that is large."""
+    long_log = large.Work(
+        topics=amounts.topics,
+        log_bytes=amounts.long_bytes,
+        seconds=amounts.drain_s,
+        sizes=amounts.file_sizes,
+    )
+    backlog = replace(long_log, log_bytes=amounts.backlog_bytes)
+    topics = (
+        _bound("create_s", "s for all, one by one", 60),
+        _bound("clean_start_s", "s to start", 10),
+        _bound("killed_start_s", "s to start after a kill"),
+        _bound("memory_mb", "MB", 300),
+        _bound("descriptors", "descriptors"),
+    )
+    starts = (
+        _bound("clean_start_s", "s to start", 1),
+        _bound("killed_start_s", "s to start after a kill", 5),
+        _bound("killed_memory_mb", "MB", 150),
+    )
+    drain = (
+        _bound("send_ratio", "send p99 ÷ without", 2),
+        _bound("tail_ratio", "newest message p99 ÷ without", 2),
+        _bound("drain_s", "s to drain"),
+    )
+    return [
+        _large("topics", f"{amounts.topics:,} topics × 8 queues", topics, long_log, large.many_topics),
+        _large(
+            "start",
+            f"{amounts.long_bytes / 1e9:g} GB of log, not in memory",
+            starts,
+            long_log,
+            large.long_log,
+        ),
+        _large(
+            "drain",
+            f"beside a group that reads {amounts.backlog_bytes / 1e9:g} GB",
+            drain,
+            backlog,
+            large.drain,
+        ),
+    ]
+
+
+def _large(
+    key: str,
+    name: str,
+    goals: tuple[Goal, ...],
+    work: large.Work,
+    measure: Callable[[Server, large.Work, int], tuple[Figures, CpuUse]],
+) -> Case:
+    return Case(
+        key=f"large-{key}",
+        name=name,
+        size=large.BODY_BYTES,
+        goals=goals,
+        sides=("folder",),
+        measure=lambda server, number: measure(server, work, number),
+        settings={},
+    )
+
+
+def _bound(figure: str, unit: str, at_most: float | None = None) -> Goal:
+    return Goal(figure=figure, unit=unit, of="ours", at_most=at_most)
 
 
 def native_cases(amounts: Amounts, sizes: Sequence[int] = SIZES) -> list[Case]:

@@ -33,7 +33,7 @@ from actormq.store import checkpoint, index, marks
 from actormq.store.checkpoint import Checkpoint
 from actormq.store.commit_log import FOLDER, LogFiles, file_name
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
-from actormq.store.consume_queue import queue_folder, sync_files
+from actormq.store.consume_queue import MANY_FILES, queue_folder, sync_files
 from actormq.store.disk import NO_SPACE, Disk, RealDisk
 from actormq.store.log_buffer import LogBuffer
 from actormq.store.log_flush import PAGE_BYTES, LogFlush, Pace
@@ -103,6 +103,10 @@ class QueueFlush:
         folder = queue_folder(self._root, queue.topic, queue.queue_id)
         first = start - start % self._entries
         return [folder / file_name(entry * 20) for entry in range(first, end, self._entries)]
+
+    def synced(self, paths: Iterable[Path]) -> None:
+        """Files and names are durable by other means."""
+        self._named.update(paths)
 
     def sync(self, disk: Disk, path: Path) -> None:
         """Make one file durable, and its name the first time; removed ones are passed over."""
@@ -206,6 +210,8 @@ class Flusher:
             else None
         )
         self.queues = QueueFlush(config, extents, rows, everything=not fresh)
+        disk.mkdir(config.root / QUEUES_FOLDER)
+        self._volume = disk.open_volume(config.root / QUEUES_FOLDER)
         self._written = checkpoint.read(disk, config.root / checkpoint.NAME)
         self.checkpoint = replace(self._written, ours=True, log_flushed=self.log.flushed)
         self.stopping = False
@@ -293,6 +299,11 @@ class Flusher:
         if self._round is None and not self._begin_round(now_ns):
             return False
         assert self._round is not None
+        if len(self._round) > MANY_FILES and self._sync_volume():
+            self.queues.synced(self._round)
+            self._round.clear()
+            faults.point("flusher.queue-synced")
+            return True
         if self._round:
             path = self._round.popleft()
             self._guarded(lambda: self.queues.sync(self.disk, path), f"sync {path}")
@@ -300,6 +311,11 @@ class Flusher:
             return True
         self._end_round(now_ns)
         return True
+
+    def _sync_volume(self) -> bool:
+        return self._guarded(
+            lambda: self.disk.sync_volume(self._volume), f"sync the file system of {self.config.root}"
+        )
 
     def _begin_round(self, now_ns: int) -> bool:
         dispatcher = slot_of("dispatcher")

@@ -55,6 +55,10 @@ def queue_folder(root: Path, topic: str, queue_id: int) -> Path:
     return root / topic / str(queue_id)
 
 
+MANY_FILES: Final = 256
+"""So many are not synced one by one, four calls for each new one, but with all that the file system has."""
+
+
 class QueueFiles:
     """Writes queues; keeps the descriptors of those that it used last.
 
@@ -80,6 +84,7 @@ class QueueFiles:
         self._descriptors: OrderedDict[Path, int] = OrderedDict()
         self._descriptors_max = descriptors_max
         self._dirty: dict[Path, None] = {}
+        self._volume = -1
         self._newest: dict[tuple[str, int], tuple[int, Path]] = {}
         """Where the file begins to which a queue was last written, and its path: to make one takes longer
         than the write."""
@@ -189,6 +194,11 @@ class QueueFiles:
         if self.disk.exists(folder):
             self.disk.remove_folder(folder)
 
+    def open_volume(self) -> None:
+        """Have `sync` make many files durable at once; before the first write."""
+        self.disk.mkdir(self.root)
+        self._volume = self.disk.open_volume(self.root)
+
     def dirty(self) -> list[Path]:
         """Return the files written since the last call: who asks makes them durable (`sync_files`)."""
         paths = list(self._dirty)
@@ -197,10 +207,16 @@ class QueueFiles:
 
     def sync(self) -> None:
         """Make everything written so far durable, names included."""
-        sync_files(self.disk, self.root, self.dirty())
+        paths = self.dirty()
+        many = len(paths) > MANY_FILES and self._volume >= 0
+        if not (many and self.disk.sync_volume(self._volume)):
+            sync_files(self.disk, self.root, paths)
 
     def close(self, path: Path | None = None) -> None:
         """Close the descriptor of one file, or all."""
+        if path is None and self._volume >= 0:
+            self.disk.close(self._volume)
+            self._volume = -1
         for each in [path] if path is not None else list(self._descriptors):
             fd = self._descriptors.pop(each, None)
             if fd is not None:

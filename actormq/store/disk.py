@@ -18,6 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+_SYNCFS_TELLS: Final = sys.platform == "linux" and [
+    int(part) for part in os.uname().release.split("-")[0].split(".")[:2]
+] >= [5, 8]
+"""Before Linux 5.8 syncfs succeeds whatever happened to the data."""
+
 BytesLike = bytes | bytearray | memoryview
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
@@ -67,6 +72,17 @@ class Disk(Protocol):
 
     def fsync_dir(self, path: Path) -> None:
         """Make the names in a folder durable."""
+        ...
+
+    def open_volume(self, path: Path) -> int:
+        """Return a descriptor of the file system on which a folder lies, for `sync_volume`.
+
+        It answers for what is written from now on.
+        """
+        ...
+
+    def sync_volume(self, fd: int) -> bool:
+        """Make everything on that file system durable, names included; False: not here, nothing was done."""
         ...
 
     def allocate(self, fd: int, offset: int, length: int) -> None:
@@ -189,6 +205,18 @@ class RealDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def open_volume(self, path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def sync_volume(self, fd: int) -> bool:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if not (_SYNCFS_TELLS and hasattr(libc, "syncfs")):
+            return False
+        if libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return True
 
     def allocate(self, fd: int, offset: int, length: int) -> None:
         if hasattr(os, "posix_fallocate"):

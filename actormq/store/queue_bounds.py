@@ -18,6 +18,10 @@ from actormq.store.disk import Disk
 
 _QUEUE_ID: Final = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
 """As a folder is called by us and by RocketMQ."""
+_BLOCK_ENTRIES: Final = 204
+_BLOCK_BYTES: Final = _BLOCK_ENTRIES * ENTRY_BYTES
+"""What is read at once: little more than one entry costs."""
+_GROWTH: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,8 @@ class Bounds:
     """Where the record of that last entry ends; 0 without one, or when that record is not in the log."""
     sound: bool
     """The log has the record of the last entry at its place, and no file is missing in between."""
+    more_behind: bool
+    """There may be something behind `max`."""
     replay_from: int
     """The queue is certain for records that end at or before this log offset, at most the bound."""
 
@@ -95,14 +101,17 @@ def find_bounds(
     """
     bases = files.bases(topic, queue_id)
     if not bases:
-        return Bounds(first_file_entry=0, min=0, max=0, log_end=0, sound=True, replay_from=bound)
+        return Bounds(
+            first_file_entry=0, min=0, max=0, log_end=0, sound=True, more_behind=False, replay_from=bound
+        )
     # Only the newest files without a gap count.
     run = list(takewhile(lambda base: base in bases, range(bases[-1], -1, -files.file_bytes)))
     first = run[-1] // ENTRY_BYTES
     end = (run[0] + files.file_bytes) // ENTRY_BYTES
     log_end, sound, replay_from = 0, len(run) == len(bases), bound
     with closing(_Entries(files, topic, queue_id)) as entries:
-        high = first_at_or_after(first, end, 1, lambda entry: 0 if entries.is_before(entry, bound) else 1)
+        high = entries.end_before(first, end, bound)
+        more_behind = len(run) < len(bases) or entries.has_data_from(high, end)
         low = first_at_or_after(
             first, high, 1, lambda entry: 1 if entries.points_to_log(entry, log_min) else 0
         )
@@ -122,7 +131,13 @@ def find_bounds(
             certain = (end_of(number) for number in range(high - 1, max(low, high - _PROOFS) - 1, -1))
             replay_from = next((each for each in certain if each), log_min)
     return Bounds(
-        first_file_entry=first, min=low, max=high, log_end=log_end, sound=sound, replay_from=replay_from
+        first_file_entry=first,
+        min=low,
+        max=high,
+        log_end=log_end,
+        sound=sound,
+        more_behind=more_behind,
+        replay_from=replay_from,
     )
 
 
@@ -138,21 +153,53 @@ class _Entries:
         self._folder = queue_folder(files.root, topic, queue_id)
         self._base = -1
         self._fd = -1
+        self._block = b""
+        self._block_at = -1
 
     def entry(self, number: int) -> tuple[int, int, int]:
         at = number * ENTRY_BYTES % self._files.file_bytes
-        base = number * ENTRY_BYTES - at
+        self._open(number * ENTRY_BYTES - at)
+        block_at = at - at % _BLOCK_BYTES
+        if block_at != self._block_at:
+            self._block = self._files.disk.pread(self._fd, _BLOCK_BYTES, block_at)
+            self._block_at = block_at
+        log_offset, size, code = ENTRY.unpack_from(self._block, at - block_at)
+        return log_offset, size, code
+
+    def _open(self, base: int) -> None:
         if base != self._base:
             self.close()
             self._fd = self._files.disk.open(self._folder / file_name(base), write=False)
             self._base = base
-        log_offset, size, code = ENTRY.unpack(self._files.disk.pread(self._fd, ENTRY_BYTES, at))
-        return log_offset, size, code
 
     def close(self) -> None:
+        self._block_at = -1
         if self._fd >= 0:
             self._files.disk.close(self._fd)
             self._fd = -1
+
+    def end_before(self, first: int, end: int, bound: int) -> int:
+        """Return one past the last of the entries from `first` on that are before `bound`.
+
+        Most queues are short: the first block says it, then come steps that grow.
+        """
+        step = _BLOCK_ENTRIES
+        while first + step < end and self.is_before(first + step - 1, bound):
+            first += step
+            step *= _GROWTH
+        return first_at_or_after(
+            first, min(first + step, end), 1, lambda entry: 0 if self.is_before(entry, bound) else 1
+        )
+
+    def has_data_from(self, number: int, end: int) -> bool:
+        """Say whether anything may lie in the files between two entries."""
+        while number < end:
+            at = number * ENTRY_BYTES % self._files.file_bytes
+            self._open(number * ENTRY_BYTES - at)
+            if self._files.disk.has_data(self._fd, at):
+                return True
+            number += (self._files.file_bytes - at) // ENTRY_BYTES
+        return False
 
     def is_before(self, number: int, bound: int) -> bool:
         """Say whether the entry is a filler, or points at a record that ends at or before `bound`."""

@@ -252,6 +252,7 @@ class _Recovery:
         """From here on things change: a crash must find `abort`, and no end mark."""
         marks.create_abort(self.disk, self.root, pid)
         marks.remove_clean(self.disk, self.root)
+        self.queue_files.open_volume()
         for folder in (self.root, self.log.folder):
             for name in self.disk.listdir(folder):
                 if name.startswith(MAKING_PREFIX) or name.endswith(MAKING_SUFFIX):
@@ -559,8 +560,9 @@ class _Replay:
         result = {}
         files = self._recovery.queue_files
         for (topic, queue_id), (low, high) in self._extents.items():
-            files.cut(topic, queue_id, high)
             known = self._bounds.get((topic, queue_id))
+            if known is None or known.more_behind:
+                files.cut(topic, queue_id, high)
             # Entries may have been written before what was its first file.
             bases = files.bases(topic, queue_id) if known is None or self._rebuild else []
             first = bases[0] // queues.ENTRY_BYTES if bases else known.first_file_entry if known else 0

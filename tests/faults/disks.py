@@ -24,6 +24,7 @@ CHANGES = (
     "pwritev",
     "fdatasync",
     "fsync_dir",
+    "sync_volume",
     "allocate",
     "extend",
     "zero_range",
@@ -121,6 +122,19 @@ class MemoryDisk:
     def fsync_dir(self, path: Path) -> None:
         self._need_folder(path)
         self._commit(lambda change: change.folder == path)
+
+    def open_volume(self, path: Path) -> int:
+        self._need_folder(path)
+        self._next_fd += 1
+        self._descriptors[self._next_fd] = Inode()
+        return self._next_fd
+
+    def sync_volume(self, fd: int) -> bool:
+        assert fd in self._descriptors
+        for inode in self.names.values():
+            inode.sync()
+        self._commit(lambda change: True)
+        return True
 
     def allocate(self, fd: int, offset: int, length: int) -> None:
         self.extend(fd, offset + length)

@@ -22,12 +22,14 @@ def test_quick(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())
-    *rows, alone, store = found["rows"]
+    *rows, alone, store, topics, start, drain = found["rows"]
     assert alone["name"].startswith(ALONE)
     assert alone["runs"][0]["figures"]["rate_64"] > 0
     assert store["name"].startswith("the store alone")
     assert [run["side"] for run in store["runs"]] == ["store", "write"]
     assert store["runs"][0]["figures"]["count"] * 1024 > 7 << 20
+    for row, figure in ((topics, "killed_start_s"), (start, "killed_start_s"), (drain, "send_ratio")):
+        assert row["runs"][0]["figures"][figure] > 0
     for row, words in zip(rows, CASES, strict=True):
         assert row["name"].startswith(f"Python client: {words}")
     for row in rows:

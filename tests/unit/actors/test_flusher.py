@@ -11,6 +11,7 @@ import pytest
 from faults.disks import FailingDisk
 from store_rig import FILE_BYTES, Died, Memory, StoreWriter, append, killing
 
+from actormq.actors import flusher
 from actormq.actors.dispatcher import Dispatcher
 from actormq.actors.flusher import ROUND_PAUSE, Flusher
 from actormq.broker.queue_rows import QueueRow, QueueRows
@@ -310,6 +311,36 @@ class TestQueuesAndCheckpoint:
         assert on_disk.log_flushed == on_disk.queues_flushed == on_disk.index_flushed == done[-1].log_end
         assert on_disk.log_timestamp == on_disk.queues_timestamp == NOW_MS + 2
         assert rig.flusher.clean
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_many_files_are_synced_at_once(
+        self, memory: Memory, monkeypatch: pytest.MonkeyPatch, fails: bool
+    ) -> None:
+        """By one call for all that the file system has; like any other sync it fails once and for all."""
+        monkeypatch.setattr(flusher, "MANY_FILES", 2)
+        rig = Rig(memory)
+        done = [rig.store.put(row=row, queue_id=row) for row in range(3)]
+        rig.run(0)
+        rig.dispatch()
+        calls: list[int] = []
+
+        def sync_volume(fd: int) -> bool:
+            calls.append(fd)
+            if fails:
+                raise OSError(5, "Input/output error")
+            return True
+
+        monkeypatch.setattr(rig.disk, "sync_volume", sync_volume)
+        rig.disk.synced.clear()
+        if fails:
+            with pytest.raises(StoreFailed, match="sync the file system"):
+                rig.round(0)
+            assert memory.positions.get(Position.STORE_FAILED)
+        else:
+            rig.round(0)
+            assert rig.on_disk().queues_flushed == done[-1].log_end
+        assert [os.readlink(f"/proc/self/fd/{fd}") for fd in calls] == [str(memory.root / "consumequeue")]
+        assert not [path for path in rig.disk.synced if "consumequeue" in path]
 
     def test_only_files_with_news_are_synced(self, memory: Memory) -> None:
         rig = Rig(memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from faults.disks import MemoryDisk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY
-from actormq.store.commit_log import file_name
+from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY, ENTRY_BYTES
+from actormq.store import consume_queue, queue_bounds
+from actormq.store.commit_log import LogReader, file_name
 from actormq.store.consume_queue import (
     BadName,
     Boundary,
@@ -98,8 +100,6 @@ def test_remove_before_keeps_the_last_file() -> None:
 
 
 def test_sync_makes_entries_and_names_durable() -> None:
-    import random
-
     disk = MemoryDisk()
     files, _ = queue(disk)
     files.write("t", 0, 0, entries(0, 150))
@@ -110,6 +110,66 @@ def test_sync_makes_entries_and_names_durable() -> None:
         after = disk.crash(random.Random(seed))
         reader = QueueReader(after, ROOT, PER_FILE)
         assert [reader.entry("t", 0, number)[2] for number in range(150)] == list(range(150))
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_many_files_are_synced_at_once(monkeypatch: pytest.MonkeyPatch, can: bool) -> None:
+    """By one call, where the system has it; one by one elsewhere.  Durable they are in both cases."""
+    monkeypatch.setattr(consume_queue, "MANY_FILES", 5)
+    calls: list[str] = []
+
+    class Volume(MemoryDisk):
+        def sync_volume(self, fd: int) -> bool:
+            calls.append("volume")
+            return can and super().sync_volume(fd)
+
+        def fdatasync(self, fd: int) -> None:
+            calls.append("file")
+            super().fdatasync(fd)
+
+    disk = Volume()
+    files = QueueFiles(disk, ROOT, PER_FILE)
+    files.open_volume()
+    for count in (5, 6):
+        for queue_id in range(count):
+            files.write("t", queue_id, 0, entries(count, 10))
+        calls.clear()
+        files.sync()
+        assert set(calls) == ({"file"} if count == 5 else {"volume"} if can else {"volume", "file"})
+        for seed in range(5):
+            reader = QueueReader(disk.crash(random.Random(seed)), ROOT, PER_FILE)
+            for queue_id in range(count):
+                assert reader.entry("t", queue_id, 9)[2] == count + 9
+    files.close()
+    assert not disk._descriptors
+
+
+@given(
+    st.integers(0, 3 * PER_FILE),
+    st.integers(0, 3 * PER_FILE),
+    st.integers(-50, 60 * PER_FILE * 3),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_the_end_of_a_queue_is_found(first: int, count: int, bound: int, block: int, stale: bool) -> None:
+    """However many entries it has and wherever the blocks end; and whether anything lies behind it."""
+    disk = MemoryDisk()
+    files, _ = queue(disk)
+    data = b"".join(ENTRY.pack(50 * number, 50, number) for number in range(count))
+    if data:
+        files.write("t", 0, first, data)
+    else:
+        files.write("t", 0, first, ENTRY.pack(-1, 0, 0))
+    expected = first + min(count, max(0, bound // 50))
+    if stale:
+        files.write("t", 0, first + count, ENTRY.pack(-1, 1, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue_bounds, "_BLOCK_ENTRIES", block)
+        patch.setattr(queue_bounds, "_BLOCK_BYTES", block * ENTRY_BYTES)
+        log = LogReader(disk, Path("/store/commitlog"), 1 << 20)
+        found = queue_bounds.find_bounds(files, log, "t", 0, 0, bound)
+    assert found.max == expected
+    assert found.more_behind or not (stale or expected < first + count)
 
 
 def test_descriptors_and_maps_are_bounded() -> None:
