@@ -335,6 +335,9 @@ class CoordinatorActor(ProcessActor):
     def _restore_progress(self) -> tuple[Offsets, Locks]:
         """Return offsets and locks: the file's, then what the ledger of this broker's life knows better."""
         table = self._load(files.CONSUMER_OFFSETS)
+        # RocketMQ's other members; groupTopicMap it makes of the offsets whenever it writes.
+        others = table.keys() - {"dataVersion", "offsetTable", "groupTopicMap"}
+        self._offsets_rest = {name: table[name] for name in others}
         offsets = Offsets(version=DataVersion.from_json(table.get("dataVersion")))
         locks = Locks(expiry_ms=self.config.coordinator.lock_expiry_ms)
         for key, offset in parse_table(_offset_items(table)):
@@ -583,7 +586,10 @@ class CoordinatorActor(ProcessActor):
         if not offsets.changed:
             return None
         offsets.changed = False
-        return {"dataVersion": offsets.version.to_json(), "offsetTable": offsets.table()}
+        return self._offsets_rest | {
+            "dataVersion": offsets.version.to_json(),
+            "offsetTable": offsets.table(),
+        }
 
     # --- tables --------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from server_process import running
 
 from actormq.kernels import records
 from actormq.message import tags_code
+from actormq.wire import json
 
 KEYS = {
     "mappedFileSizeCommitLog": 1 << 20,
@@ -115,3 +116,39 @@ def test_tags_are_found_in_the_extension(tmp_path: Path) -> None:
             ]
             assert wanted
             assert [header.physical_offset for header in found] == wanted
+
+
+@pytest.mark.parametrize("name", ["rocketmq-5-plain", "rocketmq-4-plain"])
+def test_tables_keep_what_we_do_not_use(tmp_path: Path, name: str) -> None:
+    """Changed here and there and written again, every member of `config/*.json` is still there."""
+    golden = unpack(name, tmp_path)
+    folder = golden.root / "config"
+    before = {path.name: json.loads(path.read_bytes()) for path in folder.iterdir()}
+    with broker_on(golden) as client:
+        fields = {
+            "topic": "new", "defaultTopic": "TBW102", "readQueueNums": 1, "writeQueueNums": 1, "perm": 6,
+            "topicFilterType": "SINGLE_TAG", "order": "false",
+        }  # fmt: skip
+        assert client.call(17, fields).code == 0
+        group = b'{"groupName":"new","consumeEnable":true,"retryQueueNums":1,"retryMaxTimes":3}'
+        assert client.call(200, {}, group).code == 0
+        offset = {"consumerGroup": "new", "topic": "t", "queueId": 0, "commitOffset": 1}
+        assert client.call(15, offset).code == 0
+    after = {path.name: json.loads(path.read_bytes()) for path in folder.iterdir() if path.name in before}
+    assert set(after) == set(before)
+    for file, table in before.items():
+        assert missing(table, after[file], file) == []
+    assert after["topics.json"]["topicConfigTable"]["new"]["readQueueNums"] == 1
+    assert after["subscriptionGroup.json"]["subscriptionGroupTable"]["new"]["retryMaxTimes"] == 3
+
+
+def missing(before: object, after: object, where: str) -> list[str]:
+    """Return where a member of `before` is not in `after`, or another one; versions move on."""
+    if where.endswith("dataVersion"):
+        return [] if isinstance(after, dict) else [where]
+    if where.endswith("groupTopicMap"):
+        return []  # RocketMQ does not read it: it is what the offsets say, the other way round
+    if isinstance(before, dict) and isinstance(after, dict):
+        places = ((before[key], after.get(key), f"{where}: {key}") for key in before)
+        return [one for inner in places for one in missing(*inner)]
+    return [] if before == after else [f"{where}: {before!r} is now {after!r}"]
