@@ -265,12 +265,17 @@ class Load:
     def _await_other(self, role: str, pid: int) -> None:
         await_true(f"a new {role}", lambda: self.pid_of(role) not in (0, pid))
 
-    def kill_supervisor(self) -> None:
-        """Kill the supervisor and return when everybody is gone; `restart` comes next."""
+    def kill_supervisor(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Kill the supervisor and return when everybody is gone; `restart` comes next.
+
+        Args:
+            meanwhile: done when it is dead, the others not yet for certain.
+        """
         self._end_watch()
         family = processes_of(self.dev)
         self.faults.append(Fault("kill", "supervisor", time.monotonic_ns()))
         os.kill(self.dev.process.pid, signal.SIGKILL)
+        meanwhile()
         await_true("every process is gone", lambda: not any(map(runs, family)), seconds=1.0)
         self.dev.process.wait()
 
@@ -404,11 +409,16 @@ def broker_under_load(
     clients: bool = True,
     env: dict[str, str] | None = None,
     delayed_a_second: int = DELAYED_A_SECOND,
+    data: Path | None = None,
 ) -> Iterator[Load]:
-    """Run `actormq dev` with clients for the length of a block; end whatever is left."""
+    """Run `actormq dev` with clients for the length of a block; end whatever is left.
+
+    Args:
+        data: where the store lies; None = in a temporary folder.
+    """
     with tempfile.TemporaryDirectory(prefix="actormq-load-") as name:
         folder = Path(name)
-        dev = start_dev(folder / "data", flush=flush, gateways=GATEWAYS, env=env)
+        dev = start_dev(data or folder / "data", flush=flush, gateways=GATEWAYS, env=env)
         load = Load(dev, folder, flush, delayed_a_second)
         try:
             fields = {
