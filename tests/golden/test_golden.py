@@ -305,7 +305,7 @@ def test_our_batch_queues_are_javas(tmp_path: Path, lost: str) -> None:
     assert {key: (extent.min, extent.max) for key, extent in found.queues.items()} == {
         (said["topic"], said["queueId"]): (said["min"], said["max"]) for said in golden.said["queues"]
     }
-    assert not (golden.root / "consumequeue").exists()
+    assert not (golden.root / "consumequeue" / "batched").exists()
 
 
 def test_batch_entries_of_a_lost_tail_are_cut(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_recovery_opens_batch_queues_and_makes_no_others(tmp_path: Path) -> None
             (queue["topic"], queue["queueId"]): (queue["min"], queue["max"])
             for queue in golden.said["queues"]
         }
-        assert not (golden.root / "consumequeue").exists()
+        assert not (golden.root / "consumequeue" / "batched").exists()
 
 
 def test_the_tools_find_nothing_wrong(golden: Golden, tmp_path: Path) -> None:
