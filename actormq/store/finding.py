@@ -40,6 +40,7 @@ class Wanted:
         begin_ms, end_ms: store times, both included.
         messages_max, bytes_max: the newest so many; at least one, however long.
         unique_only: `key` is a unique key; one of the `KEYS` that reads the same is another message's.
+        is_tag: `key` is a message's tags.
         log_starts: by queue id, where the topic's records begin; those before are of a deleted topic.
     """
 
@@ -51,11 +52,17 @@ class Wanted:
     bytes_max: int
     unique_only: bool
     log_starts: Mapping[int, int]
+    is_tag: bool = False
+
+    @property
+    def indexed(self) -> str:
+        """How the index has it, behind the topic."""
+        return f"T#{self.key}" if self.is_tag else self.key
 
     def fits(self, record: records.Record) -> bool:
         """Whether it is asked for: the index knows hashes only, and seconds."""
-        names = {record.properties.get(PropertyKey.UNIQ_KEY)}
-        if not self.unique_only:
+        names = {record.properties.get(PropertyKey.TAGS if self.is_tag else PropertyKey.UNIQ_KEY)}
+        if not self.unique_only and not self.is_tag:
             names.update(record.properties.get(PropertyKey.KEYS, "").split(" "))
         return (
             record.topic == self.topic
@@ -161,7 +168,7 @@ class Finder:
         found: dict[int, bytes] = {}
         room = wanted.bytes_max
         reached = reader.reached()
-        for log_offset in reader.candidates(wanted.topic, wanted.key, wanted.begin_ms, wanted.end_ms):
+        for log_offset in reader.candidates(wanted.topic, wanted.indexed, wanted.begin_ms, wanted.end_ms):
             if len(found) >= wanted.messages_max:
                 break
             message = self.message(log_offset)

@@ -131,7 +131,7 @@ _TABLE: Final[tuple[tuple[RequestCode, Role, str, str], ...]] = (
         RequestCode.QUERY_MESSAGE,
         Role.GATEWAY,
         "Topic:Sub|Get",
-        "topic:s* key:s* maxNum:i* beginTimestamp:l* endTimestamp:l*",
+        "topic:s* key:s* maxNum:i* beginTimestamp:l* endTimestamp:l* indexType:s",
     ),
     (
         RequestCode.SEARCH_OFFSET_BY_TIMESTAMP,

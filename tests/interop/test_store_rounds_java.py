@@ -95,7 +95,7 @@ def read(client: WireClient, told: Told) -> None:
 
 
 def ask(client: WireClient, told: Told) -> None:
-    """By key, by unique key, by the broker's id."""
+    """By key, by unique key, by the broker's id, by tag."""
     for topic, key, unique, body in told.keys:
         for name, is_unique in ((key, "false"), (unique, "true")):
             fields = {
@@ -106,6 +106,20 @@ def ask(client: WireClient, told: Told) -> None:
     for message_id, body in told.ids[:: SAMPLE // 10]:
         _, _, log_offset = parse_offset_message_id(message_id)
         assert only_body(client.call(33, {"offset": log_offset}).body) == body, message_id
+
+    for number in range(0, TOPICS, 7):
+        fields = {
+            "topic": f"topic-{number}", "key": "tag-3", "indexType": "T", "maxNum": 32, "beginTimestamp": 0,
+            "endTimestamp": FOREVER_MS,
+        }  # fmt: skip
+        found = bytes(client.call(12, fields).body or b"")
+        at = messages = 0
+        while at < len(found):
+            header = records.decode(found, at, True)
+            assert (header.topic, b"TAGS\1tag-3\2" in header.properties) == (f"topic-{number}".encode(), True)
+            at += header.total_size
+            messages += 1
+        assert messages == 32
 
 
 def only_body(data: bytes | memoryview | None) -> bytes:

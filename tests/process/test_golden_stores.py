@@ -70,6 +70,22 @@ def test_every_message_is_pulled(tmp_path: Path, name: str) -> None:
             ]
 
 
+def test_messages_are_found_by_tag(tmp_path: Path) -> None:
+    """In the index that RocketMQ 5.5.0 has written; a key of the same letters is none."""
+    golden = unpack("rocketmq-5-plain", tmp_path)
+    wanted = [
+        one["logOffset"]
+        for one in golden.said["records"]
+        if one["topic"] == "t" and one["properties"].get("TAGS") == "all"
+    ]
+    fields = {"topic": "t", "maxNum": 32, "beginTimestamp": 0, "endTimestamp": 1 << 60}
+    with broker_on(golden) as client:
+        answer = client.call(12, fields | {"key": "all", "indexType": "T"})
+        assert [records.decode(bytes(answer.body or b""), 0).physical_offset] == wanted
+        assert client.call(12, fields | {"key": "empty-body", "indexType": "T"}).code == 22
+        assert client.call(12, fields | {"key": "empty-body"}).code == 0
+
+
 def test_batch_queues_are_pulled(tmp_path: Path) -> None:
     """Whole batches, from the one that has the offset that was asked for; their ends are the messages'."""
     golden = unpack("rocketmq-5-batch", tmp_path)

@@ -34,6 +34,8 @@ UNIQUE_MAX: Final = 32
 """RocketMQ's maxMsgsNumBatch, and its defaultQueryMaxNum, which holds for unique keys."""
 BYTES_MAX: Final = 8 * 1024 * 1024
 """Of the messages of one answer: RocketMQ's clients take no frame above 16 MiB."""
+_TAG: Final = "T"
+"""The `indexType` of RocketMQ since 5.4; keys and unique keys are found without."""
 _IS_UNIQUE: Final = "_UNIQUE_KEY_QUERY"
 _EMPTY: Final = Extent(0, 0, 0)
 
@@ -178,6 +180,7 @@ class Lookups:
             messages_max=UNIQUE_MAX if is_unique else min(int_field(fields, "maxNum"), MESSAGES_MAX),
             bytes_max=BYTES_MAX,
             unique_only=is_unique,
+            is_tag=fields.get("indexType") == _TAG,
             log_starts=dict(enumerate(map(self._extents.log_start, entry.rows))) if entry else {},
         )
 
