@@ -178,6 +178,8 @@ def test_backup_under_load(tmp_path: Path, rounds: int) -> None:
             acknowledged = len(sender.acknowledged)
             made = json.loads(store("backup", root, tmp_path / f"backup-{number}", "--json"))
             before.append((acknowledged, made))
+            assert json.loads(store("verify", root, "--json"))["log"]["records"] > 0
+            store("inspect", root)
         sender.stop()
         assert dev.stop() == 0
     assert sender.acknowledged == list(range(len(sender.acknowledged)))

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 
@@ -30,19 +30,15 @@ from actormq.store.disk import Disk
 from actormq.store.tools.inspecting import log_end, queue_bounds
 from actormq.store.tools.layout import Layout
 from actormq.store.tools.rebuilding import Rebuilt, rebuild
-from actormq.store.tools.walking import Log, Progress, no_progress
+from actormq.store.tools.walking import Log, Progress, again, no_progress
 
 MANIFEST: Final = "actormq-backup.json"
 _VERSION: Final = 1
 _RESTORING_SUFFIX: Final = ".restoring"
 _COPY_BYTES: Final = 8 * 1024 * 1024
-_TRIES: Final = 20
-"""Names come and go while a broker works: what was listed and is gone is listed again, so often."""
 _PATH: Final = re.compile(
     rf"{commit_log.FOLDER}/\d{{20}}|{tables.FOLDER}/[^/\0]+|{batch_queue.FOLDER}/[^/\0]+/\d{{1,9}}/\d{{20}}"
 )
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,12 +126,12 @@ class _Backup:
         self.disk.mkdir(self.target / commit_log.FOLDER)
         self.disk.mkdir(self.target / tables.FOLDER)
         known = checkpoints.read(self.disk, self.layout.root / checkpoints.NAME)
-        end = _again(lambda: self._log_end(log, known))
+        end = again(lambda: self._log_end(log, known))
         files = list(self._copy_log(log, end))
         log.refresh()
-        ends = _again(lambda: queue_bounds(self.disk, self.layout, log, end))
-        files += _again(self._copy_tables)
-        files += _again(self._copy_batch_queues)
+        ends = again(lambda: queue_bounds(self.disk, self.layout, log, end))
+        files += again(self._copy_tables)
+        files += again(self._copy_batch_queues)
         manifest = Manifest(
             version=_VERSION,
             log_min=min((int(Path(one.path).name) for one in files if _is_log(one)), default=end),
@@ -242,16 +238,6 @@ _LOOKED_AFTER: Final = {
 
 def _is_log(one: CopiedFile) -> bool:
     return one.path.startswith(commit_log.FOLDER)
-
-
-def _again(look: Callable[[], Result]) -> Result:
-    """Return what `look` returns; files that go while it looks make it look again."""
-    for _ in range(_TRIES - 1):
-        try:
-            return look()
-        except FileNotFoundError:
-            continue
-    return look()
 
 
 def read_manifest(disk: Disk, folder: Path) -> Manifest:

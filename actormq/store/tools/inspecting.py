@@ -19,7 +19,7 @@ from actormq.store.marks import Mark
 from actormq.store.queue_bounds import Bounds, find_bounds, queues_on_disk
 from actormq.store.tools.layout import Layout
 from actormq.store.tools.trust import first_record
-from actormq.store.tools.walking import Log, Piece, Queue
+from actormq.store.tools.walking import Log, Piece, Queue, again
 
 _OURS: Final = (
     commit_log.FOLDER,
@@ -100,6 +100,10 @@ def inspect(disk: Disk, layout: Layout) -> Facts:
     Raises:
         StoreForeign: a file that must be whole to be read at all is not.
     """
+    return again(lambda: _inspect(disk, layout))
+
+
+def _inspect(disk: Disk, layout: Layout) -> Facts:
     log = Log(disk, layout)
     mark = None if marks.has_abort(disk, layout.root) else marks.read_clean(disk, layout.root)
     known = checkpoints.read(disk, layout.root / checkpoints.NAME)

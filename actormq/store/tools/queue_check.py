@@ -16,7 +16,7 @@ from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.message import SCHEDULE_TOPIC
 from actormq.store import tables
 from actormq.store.commit_log import file_name
-from actormq.store.consume_queue import queue_folder
+from actormq.store.consume_queue import first_at_or_after, queue_folder
 from actormq.store.disk import Disk
 from actormq.store.tools.layout import Layout
 from actormq.store.tools.report import Finding, Report
@@ -111,6 +111,8 @@ class QueueCheck:
 
     def _differences(self, queue: Queue, first: int, wanted: bytes, stored: bytes) -> list[Finding]:
         """Return the entries that differ, neighbours with the same trouble as one."""
+        if not stored.strip(b"\0"):
+            return self._hole(queue, first, wanted)
         found: list[Finding] = []
         kind_before, start, length, log_offset = "", 0, 0, 0
         for at in range(0, len(wanted) + 1, ENTRY_BYTES):
@@ -128,6 +130,17 @@ class QueueCheck:
             if kind:
                 start, log_offset = first + at // ENTRY_BYTES, ENTRY.unpack_from(wanted, at)[0]
         return found
+
+    def _hole(self, queue: Queue, first: int, wanted: bytes) -> list[Finding]:
+        """Return what is missing of a run of which nothing is there: all but what is still to be written."""
+        count = len(wanted) // ENTRY_BYTES
+        due = first_at_or_after(
+            0, count, self._trust.queues, lambda number: ENTRY.unpack_from(wanted, number * ENTRY_BYTES)[0]
+        )
+        self.waiting += count - due
+        log_offset = ENTRY.unpack_from(wanted)[0]
+        hole = self._finding("queue.hole", queue, first, log_offset, _KINDS["queue.hole"], due)
+        return [hole] if due else []
 
     def _is_waiting(self, wanted: bytes, at: int) -> bool:
         return bool(ENTRY.unpack_from(wanted, at)[0] >= self._trust.queues)

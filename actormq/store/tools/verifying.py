@@ -31,6 +31,7 @@ from actormq.store.tools.walking import (
     Piece,
     Progress,
     Queue,
+    again,
     batch_topics,
     no_progress,
 )
@@ -100,7 +101,7 @@ class _Verification:
         stored = {name: self._table(name) for name in tables.FILES}
         self.offsets = stored[tables.CONSUMER_OFFSETS]
         self.log = Log(disk, layout)
-        self.trust = read_trust(disk, layout, self.log)
+        self.trust, self.index = again(self._trust_and_index)
         deleted = tables.deleted_topics(stored[tables.DELETED_TOPICS])
         self.dispatching = Dispatching(delay_ms, deleted)
         self.verdict = Verdict(
@@ -110,7 +111,11 @@ class _Verification:
         topics = stored[tables.TOPICS]
         unchecked = batch_topics(disk, layout, topics)
         self.queues = QueueCheck(disk, layout, self.trust, self.report, topics, found, deleted, unchecked)
-        self.index = IndexCheck(disk, layout, self.trust, self.report, self.log.min)
+
+    def _trust_and_index(self) -> tuple[Trust, IndexCheck]:
+        self.log.refresh()
+        trust = read_trust(self.disk, self.layout, self.log)
+        return trust, IndexCheck(self.disk, self.layout, trust, self.report, self.log.min)
 
     def _table(self, name: str) -> tables.Table | None:
         path = self.layout.root / tables.FOLDER / name

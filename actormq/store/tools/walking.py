@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from actormq.kernels import queues, records
 from actormq.kernels.records import ScanEnd
@@ -26,6 +26,10 @@ from actormq.store.tools.layout import Layout
 STEP_BYTES: Final = 32 * 1024 * 1024
 """So much is mapped in, checked and let go of at once."""
 
+_TRIES: Final = 20
+"""Names come and go while a broker works: what was listed and is gone is listed again, so often."""
+
+Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all) now and then."""
 
@@ -56,6 +60,16 @@ class BadPlace:
     """Where the log goes on; None: nowhere."""
     reason: ScanEnd
     file: str
+
+
+def again(look: Callable[[], Result]) -> Result:
+    """Return what `look` returns; files that go while it looks make it look again."""
+    for _ in range(_TRIES - 1):
+        try:
+            return look()
+        except FileNotFoundError:
+            continue
+    return look()
 
 
 def sound_files(disk: Disk, folder: Path, file_bytes: int) -> tuple[list[int], list[tuple[Path, str]]]:

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faults.small_store import DELAYS, Message, SmallStore, small_config
@@ -15,6 +16,7 @@ from unit.store.tools.whole_store import MESSAGES, contents, copied, filled, let
 from actormq.kernels.queues import ENTRY
 from actormq.store import checkpoint
 from actormq.store.disk import RealDisk
+from actormq.store.tools.inspecting import inspect
 from actormq.store.tools.layout import Layout, Sizes, find_layout
 from actormq.store.tools.verifying import verify
 
@@ -255,3 +257,25 @@ def test_beside_a_broker_that_writes(tmp_path: Path) -> None:
     assert number > 40
     assert checkpoint.read(RealDisk(), tmp_path / "checkpoint").ours
     let_go(store)
+
+
+def test_what_retention_takes_meanwhile_is_no_damage(whole: Path, tmp_path: Path) -> None:
+    """An index file that is gone when it is opened, log files that go while they are read."""
+    root = copied(whole, tmp_path)
+
+    class Disk(RealDisk):
+        removed = 0
+
+        def open(self, path: Path, **options: Any) -> int:
+            if path.parent.name in ("index", "commitlog") and self.removed < 2:
+                names = sorted(path.parent.iterdir())
+                if path == names[0] and len(names) > 1:
+                    self.removed += 1
+                    path.unlink()
+            return super().open(path, **options)
+
+    disk = Disk()
+    verdict = verify(disk, find_layout(RealDisk(), root), delay_ms=DELAYS)
+    assert disk.removed == 2
+    assert set(verdict.report.counts) <= {"index.hole"}, verdict.report.findings
+    assert inspect(Disk(), find_layout(RealDisk(), root)).log.files == 3
