@@ -54,7 +54,9 @@ class Links(NamedTuple):
 
 def units_before(units: Any, start: int, end: int, log_offset: int) -> int:
     """Return the position in `units[start:end]` of the first unit of a message at or behind `log_offset`."""
-    if end <= start:
+    if end > len(units):
+        end = len(units)
+    if end <= start or start < 0:
         return start
     data = pointer_const(memoryview(units))
     at = start

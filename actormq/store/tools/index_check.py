@@ -25,8 +25,12 @@ class IndexCheck:
         self._trust = trust
         self._report = report
         self._entries_at = INDEX_HEADER_BYTES + layout.index_slots * INDEX_SLOT_BYTES
-        self._files = [(name, number, _map(disk, layout, name)) for name, number in trust.index_files]
         self._disk = disk
+        self._files = [
+            (name, number, _map(disk, layout, name))
+            for name, number in trust.index_files
+            if self._has_room(name, number)
+        ]
         self._file = 0
         self._at = self._entries_at + INDEX_ENTRY_BYTES
         self._there = disk.is_folder(layout.index) and bool(disk.listdir(layout.index))
@@ -35,6 +39,14 @@ class IndexCheck:
         self.waiting = 0
         """Keys that the dispatcher, or the next start, has still to store."""
         self._take(log_min)
+
+    def _has_room(self, name: str, next_number: int) -> bool:
+        """Say whether the file can have so many entries; with a damaged count nothing can be compared."""
+        if 1 <= next_number <= self._layout.index_entries:
+            return True
+        what = f"it says that its next entry is number {next_number}, but it has room for less"
+        self._add("index.header", name, what, 1)
+        return False
 
     def compare(self, keys: bytearray, log_end: int, without_tags: Callable[[], bytearray]) -> None:
         """Compare the keys of the next stretch of log, which ends at `log_end`, with the entries.

@@ -14,7 +14,7 @@ from typing import Final
 from actormq.kernels import queues
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.message import SCHEDULE_TOPIC
-from actormq.store import tables
+from actormq.store import queue_ext, tables
 from actormq.store.commit_log import file_name
 from actormq.store.consume_queue import first_at_or_after, queue_folder
 from actormq.store.disk import Disk
@@ -68,7 +68,7 @@ class QueueCheck:
         deleted: Mapping[str, int],
         unchecked: Collection[str],
     ) -> None:
-        self._layout = layout
+        self._with_ext = disk.is_folder(layout.root / queue_ext.FOLDER)
         self._trust = trust
         self._report = report
         self._topics = topics
@@ -116,7 +116,7 @@ class QueueCheck:
         found: list[Finding] = []
         kind_before, start, length, log_offset = "", 0, 0, 0
         for at in range(0, len(wanted) + 1, ENTRY_BYTES):
-            kind = _difference(queue[0], wanted[at : at + ENTRY_BYTES], stored[at : at + ENTRY_BYTES])
+            kind = self._difference(queue[0], wanted[at : at + ENTRY_BYTES], stored[at : at + ENTRY_BYTES])
             if kind and self._is_waiting(wanted, at):
                 self.waiting += 1
                 kind = ""
@@ -130,6 +130,17 @@ class QueueCheck:
             if kind:
                 start, log_offset = first + at // ENTRY_BYTES, ENTRY.unpack_from(wanted, at)[0]
         return found
+
+    def _difference(self, topic: str, wanted: bytes, stored: bytes) -> str:
+        """Return what is wrong with one stored entry; nothing for an end or when all is well."""
+        if not wanted or wanted == stored:
+            return ""
+        if not any(stored):
+            return "queue.hole"
+        if stored[:12] != wanted[:12]:
+            return "queue.entry"
+        is_address = self._with_ext and ENTRY.unpack(stored)[2] <= _EXT_ADDRESS_MAX
+        return "" if topic == SCHEDULE_TOPIC or is_address else "queue.tags"
 
     def _hole(self, queue: Queue, first: int, wanted: bytes) -> list[Finding]:
         """Return what is missing of a run of which nothing is there: all but what is still to be written."""
@@ -209,18 +220,6 @@ class QueueCheck:
 
     def close(self) -> None:
         self._entries.close()
-
-
-def _difference(topic: str, wanted: bytes, stored: bytes) -> str:
-    """Return what is wrong with one stored entry; nothing for an end or when all is well."""
-    if not wanted or wanted == stored:
-        return ""
-    if not any(stored):
-        return "queue.hole"
-    if stored[:12] != wanted[:12]:
-        return "queue.entry"
-    code = ENTRY.unpack(stored)[2]
-    return "" if topic == SCHEDULE_TOPIC or code <= _EXT_ADDRESS_MAX else "queue.tags"
 
 
 class _Entries:

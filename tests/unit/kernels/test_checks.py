@@ -65,6 +65,7 @@ def test_units_before_a_log_offset(checks: Any, keys: list[Any], limit: int) -> 
     data = as_keys(pairs)
     assert checks.units_before(data, 0, len(data), limit) == 20 * len([1 for _, at in pairs if at < limit])
     assert checks.units_before(data, len(data), len(data), limit) == len(data)
+    assert checks.units_before(data, 0, len(data) + 1_000, 1 << 60) == len(data)
 
 
 @both

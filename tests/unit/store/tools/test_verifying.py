@@ -135,6 +135,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "an entry too much": (queue_entry(10, ENTRY.pack(300_000, 91, 0)), {"queue.stray": 1}),
     "an entry behind the log": (queue_entry(10, ENTRY.pack(1 << 40, 91, 0)), {"queue.beyond": 1}),
     "emptied slots": (index_bytes(40, bytes(200)), {"index.chain": 30}),
+    "an index's count": (index_bytes(36, b"\x7f\xff\xff\xff"), {"index.header": 1, "index.hole": 39}),
+    "an address where there is no extension": (queue_entry(3, b"\x80", 12), {"queue.tags": 1}),
     "a key's hash": (
         index_bytes(40 + 200 + 20, b"\x12\x34\x56\x78"),
         {"index.stray": 1, "index.hole": 1, "index.chain": 2},
