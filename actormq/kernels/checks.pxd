@@ -17,6 +17,11 @@ cpdef Py_ssize_t units_before(object units, Py_ssize_t start, Py_ssize_t end, lo
     key_stop=cython.Py_ssize_t, at=cython.Py_ssize_t, strays=cython.Py_ssize_t, missing=cython.Py_ssize_t,
     first_stray=cython.Py_ssize_t, first_missing=cython.Py_ssize_t, log_offset=cython.longlong)
 cpdef match_keys(object entries, object keys)
+@cython.locals(
+    ours="const unsigned char *", theirs="const unsigned char *", entries_end=cython.Py_ssize_t,
+    keys_end=cython.Py_ssize_t, entry=cython.Py_ssize_t, key=cython.Py_ssize_t, wrong=cython.Py_ssize_t,
+    first=cython.Py_ssize_t, log_offset=cython.longlong, seconds=cython.longlong)
+cpdef wrong_times(object entries, object keys, long long begin_ms)
 cdef bint has_hash(const unsigned char *data, Py_ssize_t at, Py_ssize_t end, int wanted) noexcept
 @cython.locals(at=cython.Py_ssize_t)
 cdef bint has_hash_before(const unsigned char *data, Py_ssize_t end, long long log_offset, int wanted) noexcept

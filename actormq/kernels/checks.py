@@ -121,6 +121,41 @@ def match_keys(entries: Any, keys: Any) -> Match:
     return Match(strays, first_stray, missing, first_missing)
 
 
+def wrong_times(entries: Any, keys: Any, begin_ms: int) -> tuple[int, int]:
+    """Compare entries' times with those of their messages: (how many differ, position of the first or -1).
+
+    Args:
+        entries: of one index file, in the log's order.
+        keys: those of the same stretch of log, or more.
+        begin_ms: the file's first store time, from which its entries count seconds.
+    """
+    entries_end = len(entries)
+    keys_end = len(keys)
+    wrong = 0
+    first = -1
+    if entries_end == 0 or keys_end == 0:
+        return 0, -1
+    ours = pointer_const(memoryview(entries))
+    theirs = pointer_const(memoryview(keys))
+    key = 0
+    for entry in range(0, entries_end, 20):
+        log_offset = load_i64(ours, entry + 4)
+        while key < keys_end and load_i64(theirs, key + 4) < log_offset:
+            key += 20
+        if key >= keys_end:
+            break
+        if load_i64(theirs, key + 4) != log_offset:
+            continue
+        seconds = 0
+        if begin_ms > 0 and load_i64(theirs, key + 12) > begin_ms:
+            seconds = min((load_i64(theirs, key + 12) - begin_ms) // 1000, 0x7FFFFFFF)
+        if load_i32(ours, entry + 12) != seconds:
+            if wrong == 0:
+                first = entry
+            wrong += 1
+    return wrong, first
+
+
 def has_hash(data: memoryview, at: int, end: int, wanted: int) -> bool:
     """Say whether a unit in `data[at:end]` has this hash."""
     while at < end:

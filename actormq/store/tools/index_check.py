@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from actormq.kernels import checks
 from actormq.kernels.queues import INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES, INDEX_SLOT_BYTES, KEY
+from actormq.store import index
 from actormq.store.disk import Disk
 from actormq.store.tools.layout import Layout
 from actormq.store.tools.report import Finding, Report
@@ -62,10 +63,21 @@ class IndexCheck:
             old = checks.match_keys(entries, keys)
             if old.missing:
                 self._missing(old.missing, KEY.unpack_from(keys, old.first_missing)[1])
+        self._check_times(places, keys)
         if found.strays:
             name, number, log_offset = self._entry(places, found.first_stray)
             what = f"entry {number}: no record at that log offset has this key"
             self._add("index.stray", name, what, found.strays, log_offset)
+
+    def _check_times(self, places: list[tuple[str, memoryview, int, int]], keys: bytearray) -> None:
+        for name, view, start, end in places:
+            begin_ms = index.read_header(view).begin_timestamp
+            count, first = checks.wrong_times(view[start:end], keys, begin_ms)
+            if count:
+                number = (start + first - self._entries_at) // INDEX_ENTRY_BYTES
+                what = f"entry {number} has another time than its message: a search by time passes it over"
+                log_offset = struct.unpack_from(">q", view, start + first + 4)[0]
+                self._add("index.time", name, what, count, log_offset)
 
     def _missing(self, count: int, log_offset: int) -> None:
         if log_offset >= self._trust.index:

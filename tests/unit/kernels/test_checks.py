@@ -69,6 +69,24 @@ def test_units_before_a_log_offset(checks: Any, keys: list[Any], limit: int) -> 
 
 
 @both
+@given(keys=KEYS.filter(bool), change=st.integers(0, 39), begin=st.integers(0, 5_000_000))
+def test_times_are_compared(checks: Any, keys: list[Any], change: int, begin: int) -> None:
+    """Seconds since the file's first time; entries of other messages are passed over."""
+    pairs = units(keys)
+    times = [at * 1000 for _, at in pairs]
+    seconds = [max(at - begin, 0) // 1000 if begin else 0 for at in times]
+    wrong = change % len(pairs)
+    seconds[wrong] += 1
+    entries = b"".join(
+        struct.pack(">iqii", *pair, late, 0) for pair, late in zip(pairs, seconds, strict=True)
+    )
+    theirs = b"".join(queues.KEY.pack(*pair, at) for pair, at in zip(pairs, times, strict=True))
+    assert checks.wrong_times(entries, theirs, begin) == (1, wrong * 20)
+    others = b"".join(queues.KEY.pack(7, at, 5) for at in (1, 10**9))
+    assert checks.wrong_times(entries, others, begin) == (0, -1)
+
+
+@both
 @given(keys=KEYS)
 def test_what_was_put_is_linked_well(checks: Any, keys: list[Any]) -> None:
     """Nothing to complain of, also of a file that goes on growing behind the entries that count."""

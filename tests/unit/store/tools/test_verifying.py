@@ -137,6 +137,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "emptied slots": (index_bytes(40, bytes(200)), {"index.chain": 30}),
     "an index's count": (index_bytes(36, b"\x7f\xff\xff\xff"), {"index.header": 1, "index.hole": 39}),
     "an address where there is no extension": (queue_entry(3, b"\x80", 12), {"queue.tags": 1}),
+    "an entry's time": (index_bytes(40 + 200 + 20 + 13, b"\1"), {"index.time": 1}),
+    "an index's first time": (index_bytes(2, b"\0"), {"index.time": 39}),
     "a key's hash": (
         index_bytes(40 + 200 + 20, b"\x12\x34\x56\x78"),
         {"index.stray": 1, "index.hole": 1, "index.chain": 2},
