@@ -3,18 +3,20 @@
 One process.  The requests lie in a writer's request ring, the same lap again and again, so that sending
 costs nothing; everything behind it is what the broker does in async mode: the kernel encodes records, with
 checksums and queue offsets, the batch is announced, written, published and answered; full files are rolled.
-The other side writes as many bytes, in pieces of a batch's size, into files of the same size.
+The other side writes as many bytes, from as much memory, in the same pieces, into files of the same size.
 
 The files are allocated before the clock runs, on both sides: the cleaner does that ahead of the writer.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +38,7 @@ from loadtest.servers import Server
 
 _HOST: Final = bytes([127, 0, 0, 1, 0, 0, 42, 159])
 _TOPIC: Final = b"bench"
+_PROPERTIES: Final = b"UNIQ_KEY\x017F00000100002A9F0000000000000001\x02"
 _REQUEST_RING_BYTES: Final = 5 << 20
 _COMPLETION_RING_BYTES: Final = 4 << 20
 _MIB: Final = 1 << 20
@@ -88,12 +91,11 @@ class _Store:
 
     def _fill(self, body: bytes) -> None:
         """Put one lap of requests into the ring."""
-        properties = b"UNIQ_KEY\x017F00000100002A9F0000000000000001\x02"
         header = REQUEST.pack(
-            1, 0, 1, 0, 1, 1, 0, 0, 0, len(body), 1, 0, 0, len(_TOPIC), len(properties), len(_HOST), 0, 0
+            1, 0, 1, 0, 1, 1, 0, 0, 0, len(body), 1, 0, 0, len(_TOPIC), len(_PROPERTIES), len(_HOST), 0, 0
         )
         ring = RingProducer(self.port.requests)
-        while ring.try_push(header, _HOST, _TOPIC, properties, body):
+        while ring.try_push(header, _HOST, _TOPIC, _PROPERTIES, body):
             pass
         cells = Cells(self.port.requests)
         used, capacity = cells.load(TAIL), cells.load(CAPACITY)
@@ -120,10 +122,13 @@ class _Store:
 def _store(home: Path, work: Work) -> tuple[Figures, CpuUse]:
     files = _make(home, work)
     store = _Store(home, work)
+    gc.collect()
+    gc.freeze()  # as every role does: there is nothing to be found among what was imported
     try:
         end, seconds, cpu = _timed(lambda: store.append(work.total_bytes))
         count = _read_back(home, work, end)
     finally:
+        gc.unfreeze()
         store.close()
         files.close()
     assert store.positions.get(Position.APPENDED) == end
@@ -150,9 +155,17 @@ def _read_back(home: Path, work: Work, end: int) -> int:
     return count
 
 
+def _batch_bytes(work: Work) -> int:
+    """Return what the writer writes at once while there is always more: whole records."""
+    record = records.record_size(len(_HOST), len(_HOST), len(_TOPIC), len(_PROPERTIES), work.size)
+    return BATCH_BYTES // record * record
+
+
 def _plain(home: Path, work: Work) -> tuple[Figures, CpuUse]:
     files = _make(home, work)
-    piece = memoryview(os.urandom(BATCH_BYTES))
+    source = memoryview(os.urandom(_REQUEST_RING_BYTES))
+    size = _batch_bytes(work)
+    pieces = cycle(source[at : at + size] for at in range(0, len(source) - size, size))
     descriptors = [os.open(files.path(base), os.O_WRONLY) for base in files.bases()]
 
     def write_all() -> int:
@@ -161,7 +174,7 @@ def _plain(home: Path, work: Work) -> tuple[Figures, CpuUse]:
             room = min(left, work.file_bytes)
             left -= room
             while room > 0:
-                room -= os.write(descriptor, piece[:room])
+                room -= os.write(descriptor, next(pieces)[:room])
         return work.total_bytes - left
 
     end, seconds, cpu = _timed(write_all)

@@ -112,8 +112,9 @@ def test_crc_is_that_of_zlib(records: Any) -> None:
     """Of bodies of every length, wherever they lie: the way with the processor's help goes by blocks."""
     source = random.Random(3).randbytes(70_000)
     out = bytearray(71_000)
-    sizes = [*range(0, 420), 1023, 1024, 4097, 65_536, 69_999]
-    for at, size in [(0, size) for size in sizes] + [(start, 200) for start in range(1, 40)]:
+    sizes = [*range(0, 1_000), 1023, 1024, 4097, 65_536, 69_999]
+    places = [(start, size) for start in range(1, 40) for size in (200, 1_000)]
+    for at, size in [(0, size) for size in sizes] + places:
         body = memoryview(source)[at : at + size]
         records.encode(
             out, at, queue_id=0, queue_offset=0, physical_offset=0, store_timestamp=0, store_host=V4,
