@@ -73,6 +73,8 @@ class Premises:
             segments = self._segments(prefix, store_root is not None)
             if "pool" in segments:
                 _lock_pool(segments["pool"], log)
+            elif self.config.store.pool_enabled and store_root is not None:
+                log.warning("the store pool stays off: in sync mode everybody waits for the disk anyway")
             self.positions = _own_page(segments["positions"])
             self.unsynced = self._follow_log(store_root)
             self.shared = Shared(

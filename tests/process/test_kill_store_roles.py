@@ -114,6 +114,16 @@ def test_a_clean_stop_empties_the_store_pool(tmp_path: Path) -> None:
         assert verdict.acknowledged == verdict.received == 10
 
 
+def test_sync_mode_has_no_store_pool(tmp_path: Path) -> None:
+    """As in RocketMQ; it is said, and what is acknowledged is synced."""
+    with StoreBroker(tmp_path, flush=FlushMode.SYNC, pooled=True, messages=5).start() as broker:
+        assert "the store pool stays off" in broker.log
+        broker.wait_acknowledged(5)
+        assert broker.positions.get(Position.FLUSHED) == broker.positions.get(Position.APPENDED)
+        broker.kill_all()
+        assert broker.check().acknowledged == 10
+
+
 def test_store_pool_goes_with_the_supervisor_and_nobody_had_seen_it(tmp_path: Path) -> None:
     """RocketMQ's trade, said at the start: a tail that was acknowledged is lost, never a middle."""
     with StoreBroker(tmp_path, pooled=True, messages=100_000).start() as broker:

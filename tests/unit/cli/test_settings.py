@@ -269,3 +269,21 @@ def test_every_key_of_rocketmq_leads_to_a_setting(tmp_path: Path) -> None:
     assert loaded.warnings == ()
     text = "".join(f"{key}=true\n" for key in NAMESRV_KEYS if "nable" in key or "rder" in key)
     assert load_namesrv(written(tmp_path, "n.conf", text), {}, {}).warnings == ()
+
+
+def test_rocketmqs_levels_are_moved_to_their_bounds(tmp_path: Path) -> None:
+    """As RocketMQ does with them, silently; the store pool's buffers have a size of ours."""
+    text = "diskMaxUsedSpaceRatio=99\ndiskSpaceCleanForciblyRatio=2\ndiskSpaceWarningLevelRatio=95\n"
+    text += "storePathRootDir=/d\ntransientStorePoolEnable=true\ntransientStorePoolSize=2\n"
+    store = load_broker(written(tmp_path, "b.conf", text), {}, {}).config.store
+    assert (store.disk_expire_percent, store.disk_force_percent, store.disk_warning_percent) == (95, 30, 90)
+    assert store.pooled
+    assert store.pool_bytes == 128 << 20
+    sync = load_broker(written(tmp_path, "s.conf", f"{text}flushDiskType=SYNC_FLUSH\n"), {}, {}).config.store
+    assert not sync.pooled
+
+
+def test_a_pool_must_hold_some_of_the_largest_messages(tmp_path: Path) -> None:
+    toml = "[store]\nroot = '/d'\npool_enabled = true\npool_bytes = 10_000_000\n"
+    with pytest.raises(ConfigError, match="pool_bytes must be at least 20,971,520"):
+        load_broker(written(tmp_path, "a.toml", toml), {}, {})

@@ -173,3 +173,18 @@ def test_nothing_to_sweep_without_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_
     """Where names cannot be listed (macOS) sweeping does nothing."""
     monkeypatch.setattr(segment, "_FOLDER", tmp_path / "absent")
     assert sweep("amq") == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is locked")
+def test_locked_memory_is_not_swapped(prefix: str) -> None:
+    """Where it is allowed; otherwise that is said."""
+
+    def locked_kb() -> int:
+        return int(Path("/proc/self/status").read_text().partition("VmLck:")[2].split()[0])
+
+    before = locked_kb()
+    made = Segment.create(prefix, "pool", 256 * 1024)
+    assert locked_kb() - before >= 256 if made.lock() else locked_kb() == before
+    made.close()
+    made.unlink()
+    assert locked_kb() == before
