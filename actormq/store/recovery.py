@@ -171,6 +171,7 @@ class _Recovery:
             check_no_queues_without_log(self.queue_files)
         self.log_min = self.bases[0] if self.bases else 0
         self.topics = self._topics()
+        self.on_disk = queues_on_disk(self.disk, self.queue_files.root)
         known = checkpoints.read(self.disk, self.root / checkpoints.NAME)
         mark = marks.read_clean(self.disk, self.root) if clean and not rebuild else None
         if mark is not None and self.bases and mark.log_min < self.log_min:
@@ -179,6 +180,10 @@ class _Recovery:
                 f"{missing} is missing: the log began there when it was stopped. Bring it back, or remove "
                 f"{self.root / marks.CLEAN} to go on without it"
             )
+        lost = self._has_lost_queues(mark, known)
+        if lost:
+            self.notes.append("queues are missing: all are made anew from the log")
+            mark, rebuild = None, True
         if mark is not None and self._is_end(mark):
             self._begin(pid)
             self._remove_dead()
@@ -194,6 +199,10 @@ class _Recovery:
                 f"log file {name} has no whole record at log offset {found.end} ({found.torn.name}): "
                 "from there on it was not known to be durable, and is cut"
             )
+        if lost:
+            # A crash from here on must not end in trust: what tells of the loss is about to go.
+            known = replace(known, ours=True, queues_flushed=0, index_flushed=0)
+            checkpoints.write(self.disk, self.root / checkpoints.NAME, known)
         self._begin(pid)
         self._remove_dead()
         end = found.end
@@ -274,6 +283,18 @@ class _Recovery:
             found[topic, queue_id] = QueueExtent(min=bounds.min, max=bounds.max, first_file_entry=0)
         return found
 
+    def _has_lost_queues(self, mark: Mark | None, known: Checkpoint) -> bool:
+        """Say whether the folder of a queue that the end mark names is gone, or the one that all lie in.
+
+        The messages of such a queue would not be found any more, and its offsets be used again.
+        """
+        if mark is not None:
+            named = {queue for queue, extent in mark.queues.items() if extent.min < extent.max}
+            return any(topic not in self.deleted for topic, _ in named - set(self.on_disk))
+        return (
+            known.ours and known.queues_flushed > self.log_min and not self.disk.exists(self.queue_files.root)
+        )
+
     def _is_end(self, mark: Mark) -> bool:
         """Say whether the log still ends where the mark says: zeros there, and in the file after it."""
         if not self.bases:
@@ -304,7 +325,7 @@ class _Recovery:
                 f"the log was whole up to offset {known.log_flushed}, but its last file "
                 f"{file_name(self.bases[-1])} ends at {top}: it was copied in part"
             )
-        if clean and not rebuild:
+        if clean and not rebuild and not (known.ours and known.queues_flushed == 0):
             return self._plan_clean(top)
         if known.ours:
             plan = _Plan(
@@ -372,7 +393,7 @@ class _Recovery:
                 max(self.log_min, self.deleted.get(topic, 0)),
                 bound,
             )
-            for topic, queue_id in queues_on_disk(self.disk, self.queue_files.root)
+            for topic, queue_id in self.on_disk
             if not self._is_dead(topic, queue_id)
         }
 
@@ -386,7 +407,7 @@ class _Recovery:
 
     def _remove_dead(self) -> None:
         """Remove the queues of deleted topics whose dispatcher did not come to it."""
-        for topic, queue_id in queues_on_disk(self.disk, self.queue_files.root):
+        for topic, queue_id in self.on_disk:
             if self._is_dead(topic, queue_id):
                 self.queue_files.remove_queue(topic, queue_id)
                 folder = self.queue_files.root / topic

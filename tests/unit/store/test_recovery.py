@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.disks import MemoryDisk, RecordingDisk
+from faults.disks import FailingDisk, MemoryDisk, RecordingDisk
 from faults.small_store import (
     BASE_MS,
     DELAYS,
@@ -356,6 +357,64 @@ def test_queue_offsets_are_never_used_again() -> None:
     store.append([Message(99, "t", 0)])
     found = again(disk)
     assert (found.queues["t", 0].min, found.queues["t", 0].max) == (10, 11)
+
+
+def trimmed_and_lost(clean: bool, lost: int) -> MemoryDisk:
+    """Return a store without its first log file, and without the folders of some queues, or of them all."""
+    disk = MemoryDisk()
+    store = fill(disk, 20)
+    store.log.remove(0)
+    if clean:
+        SmallStore(disk).stop()
+    files = QueueFiles(disk, ROOT / "consumequeue", small_config().queue_file_entries)
+    for queue_id in range(lost):
+        files.remove_queue("t", queue_id)
+    if lost == 2:
+        disk.remove_folder(files.root / "t")
+        disk.remove_folder(files.root)
+    return disk
+
+
+def check_offsets_go_on(disk: MemoryDisk, found: RecoveredStore) -> None:
+    log = read_log(disk, found, small_config())
+    first = {header.queue_id: header.queue_offset for header in reversed(log)}
+    assert all(offset > 0 for offset in first.values())
+    assert {number: (extent.min, extent.max) for (_, number), extent in found.queues.items()} == {
+        number: (offset, 10) for number, offset in first.items()
+    }
+    check_queues(disk, found, small_config(), log)
+    check_index(disk, small_config(), log)
+
+
+# After a crash only the loss of all is noticed.
+LOSSES = pytest.mark.parametrize(("clean", "lost"), [(True, 1), (True, 2), (False, 2)])
+
+
+@LOSSES
+def test_offsets_go_on_where_the_queues_were_lost_and_the_log_was_trimmed(clean: bool, lost: int) -> None:
+    """The records that are left say which offsets they have; those before them stay used up."""
+    disk = trimmed_and_lost(clean, lost)
+    found = again(disk)
+    assert any("queues are missing" in note for note in found.notes)
+    check_offsets_go_on(disk, found)
+    store = SmallStore(disk, small_config(), 200_000)
+    store.append([Message(99, "t", 0)])
+    assert again(disk).queues["t", 0].max == 11
+
+
+@LOSSES
+def test_lost_queues_are_noticed_whenever_recovery_dies(clean: bool, lost: int) -> None:
+    """After each of its calls that change something."""
+    for number in range(1, 1000):
+        disk = trimmed_and_lost(clean, lost)
+        failing = FailingDisk(disk, number, errno.EIO)
+        try:
+            again(failing)
+        except OSError:
+            check_offsets_go_on(disk, again(disk))
+        else:
+            assert number > 10
+            return
 
 
 def test_a_topic_that_was_deleted_and_made_again_begins_at_zero() -> None:
