@@ -22,7 +22,7 @@ from actormq.cli.store_text import (
     show_verdict,
     verdict_value,
 )
-from actormq.errors import ConfigError, StoreForeign
+from actormq.errors import ConfigError, StoreError, StoreForeign
 
 if TYPE_CHECKING:
     from actormq.store.tools.layout import Layout
@@ -51,13 +51,18 @@ IndexEntries: TypeAlias = Annotated[
 
 @contextmanager
 def unreadable_is_usage() -> Iterator[None]:
-    """Make of a folder that is no store, or cannot be read, wrong usage: exit code 1 means damage."""
+    """Make of a folder that is no store, or cannot be read, wrong usage: exit code 1 means damage.
+
+    Any other trouble with the disk is one sentence, too.
+    """
     try:
         yield
     except StoreForeign as error:
         raise ConfigError(error.remark) from None
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    except OSError as error:
+        raise StoreError(f"{error.filename or 'the disk'}: {error.strerror}") from None
 
 
 def readable(store: Path, log_bytes: int, queue_entries: int = 0, slots: int = 0, entries: int = 0) -> Layout:
@@ -228,7 +233,7 @@ def rebuild(
     if not write:
         say(f"would replace {layout.queues} and {layout.index}; nothing was changed (say --write)")
         return
-    with alone(layout.root), progress_bar("rebuild") as progress:
+    with unreadable_is_usage(), alone(layout.root), progress_bar("rebuild") as progress:
         done = rebuilding.rebuild(
             RealDisk(),
             layout,
@@ -270,7 +275,7 @@ def truncate(
     kept = layout.root / f"{cutting.KEPT_PREFIX}{at}-{time.strftime('%Y%m%d%H%M%S')}"
     try:
         if write:
-            with alone(layout.root):
+            with unreadable_is_usage(), alone(layout.root):
                 cut = cutting.truncate(RealDisk(), layout, at, pid=os.getpid(), kept=kept, keep=keep)
         else:
             cut = cutting.plan(RealDisk(), layout, at)

@@ -144,7 +144,7 @@ def queue_bounds(
 def log_end(log: Log, from_offset: int) -> tuple[int, int]:
     """Return (end of the log, store time of the last record) as seen from where a record begins or ends."""
     timestamp = 0
-    for found in log.walk(from_offset, log.top, check_crc=False):
+    for found in log.walk(from_offset, log.top):
         if isinstance(found, Piece):
             timestamp = found.last_store_timestamp
     return log.reached, timestamp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.store.tools.whole_store import filled, look
 
 from actormq.cli import bench, dumped, group, send, status, topic
 from actormq.cli.beginning import Beginning
 from actormq.cli.dev import _greeting
+from actormq.cli.main import main
 from actormq.cli.options import client_url
 from actormq.cli.output import print_json, print_table
 from actormq.cli.progress import progress_bar
@@ -28,6 +31,26 @@ def test_name_servers_make_the_clients_url() -> None:
     """Semicolons are RocketMQ's, commas the client's; a URL stays as it is."""
     assert client_url("h:1;i:2") == "rocketmq://h:1,i:2"
     assert client_url("zmq://h:1") == "zmq://h:1"
+
+
+@pytest.mark.parametrize("words", [["backup"], ["rebuild", "--write"], ["truncate", "--at", "0", "--write"]])
+def test_a_full_disk_is_one_sentence(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of every command that writes, with exit code 1; the store is whole."""
+    root = tmp_path / "store"
+    filled(root)
+
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("actormq.store.disk.RealDisk.allocate", full)
+        patch.setattr("actormq.store.disk.RealDisk.pwritev", full)
+        target = [str(tmp_path / "copy")] if words == ["backup"] else []
+        assert main(["store", words[0], str(root), *target, *words[1:]]) == 1
+    assert capsys.readouterr().err == "actormq: the disk: No space left on device\n"
+    assert look(root).whole
 
 
 def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
