@@ -22,7 +22,7 @@ from actormq.broker import topics
 from actormq.broker.delay import DelayLevels
 from actormq.broker.deleting import Deletions
 from actormq.broker.tables import encode_entry
-from actormq.config import BrokerConfig
+from actormq.config import BrokerConfig, FlushMode
 from actormq.errors import RequestError, StoreError, StoreFailed, StoreForeign
 from actormq.message import SCHEDULE_TOPIC
 from actormq.shm.extents import Extents
@@ -170,6 +170,8 @@ def _open_queues(
         extent = store.queues.get((row.topic, row.queue_id))
         first_file_entry = extent.first_file_entry if extent is not None else 0
         entries = config.store.queue_file_entries
+        # In sync mode nobody was ahead of the disk.
+        may_be_less = not store.clean and config.store.flush is FlushMode.ASYNC
         extents.open_row(
             row.row,
             row.incarnation,
@@ -178,6 +180,7 @@ def _open_queues(
             first_file_entry,
             entries,
             row.log_start,
+            row.max_offset if may_be_less else None,
         )
     publisher.publish(*map(encode_entry, found.topics.table.values()))
 

@@ -20,7 +20,7 @@ _WORDS = ROW_BYTES // 8
 
 
 class Column(IntEnum):
-    """The cells of a row; two more are reserved."""
+    """The cells of a row; one more is reserved."""
 
     INCARNATION = 0
     """Which queue has had this row, from 1; 0 = the row is free."""
@@ -33,6 +33,8 @@ class Column(IntEnum):
     ENTRIES_PER_FILE = 4
     LOG_START = 5
     """Records of this name that begin before this log offset belong to a deleted topic."""
+    LOST_FROM = 6
+    """One more than where the queue ended after a start that may have lost its tail; 0: nothing was lost."""
 
 
 class Extent(NamedTuple):
@@ -92,6 +94,11 @@ class Extents:
         """Return the log offset from which on records of the row's topic belong to this queue."""
         return self._cells.load(row * _WORDS + Column.LOG_START)
 
+    def lost_from(self, row: int) -> int | None:
+        """Return the entry from which on others may have stood there in the former broker's life."""
+        stored = self._cells.load(row * _WORDS + Column.LOST_FROM)
+        return stored - 1 if stored else None
+
     def set_max(self, row: int, entries: int) -> None:
         """Make the entries before `entries` readable, after their bytes are written (dispatcher)."""
         self._cells.store(row * _WORDS + Column.MAX, entries)
@@ -114,6 +121,7 @@ class Extents:
         first_file_entry: int = 0,
         entries_per_file: int = 0,
         log_start: int = 0,
+        lost_from: int | None = None,
     ) -> None:
         """Give the row to a queue; `incarnation` must be one that the row has never had."""
         assert incarnation > 0, "incarnation 0 means a free row"
@@ -122,6 +130,7 @@ class Extents:
         self.set_min(row, min)
         self.set_max(row, max)
         self._cells.store(row * _WORDS + Column.LOG_START, log_start)
+        self._cells.store(row * _WORDS + Column.LOST_FROM, 0 if lost_from is None else lost_from + 1)
         # Last: a reader that saw it early would take the dead queue's numbers for this one's.
         self._cells.store(row * _WORDS, incarnation)
 

@@ -253,6 +253,7 @@ class Checker:
         unavailable_ms_max: a longer pause is a violation; None allows any.
         tail_may_be_lost: async flush and loss of power: what was acknowledged behind a queue's end after a
             restart is excused (but not when somebody had received it).
+        seen_may_be_lost: also what somebody had received: consumers are ahead of the disk.
         again_allowed: a group may receive a message again, from where a session began (at least once).
     """
 
@@ -261,11 +262,13 @@ class Checker:
         *,
         unavailable_ms_max: float | None = None,
         tail_may_be_lost: bool = False,
+        seen_may_be_lost: bool = False,
         again_allowed: bool = True,
     ) -> None:
         self.verdict = Verdict()
         self._unavailable_ms_max = unavailable_ms_max
-        self._tail_may_be_lost = tail_may_be_lost
+        self._tail_may_be_lost = tail_may_be_lost or seen_may_be_lost
+        self._seen_may_be_lost = seen_may_be_lost
         self._again_allowed = again_allowed
         self._messages: dict[Id, _Message] = {}
         self._queues: dict[str, _Queue] = {}
@@ -450,14 +453,19 @@ class Checker:
         _, _, name, offset, _ = event
         queue = self._queue(name)
         if queue.received_end > offset:
-            self.verdict.add(
-                "beyond durable",
-                f"offset {queue.received_end - 1} of {name} was received, but it ends at {offset}",
-            )
+            if not self._seen_may_be_lost:
+                self.verdict.add(
+                    "beyond durable",
+                    f"offset {queue.received_end - 1} of {name} was received, but it ends at {offset}",
+                )
             queue.received_end = offset
+            for stream in self._streams.values():
+                if stream.queue is queue:
+                    stream.last = min(stream.last, offset - 1)
         for gone in [place for place in queue.messages if place >= offset]:
             known = queue.messages.pop(gone)
-            if self._tail_may_be_lost and known.seen is None and known.acknowledged:
+            unseen = known.seen is None or self._seen_may_be_lost
+            if self._tail_may_be_lost and unseen and known.acknowledged:
                 known.excused = True
             if known.place is queue and known.place_at == gone:
                 known.place = None

@@ -238,6 +238,10 @@ def test_a_lost_tail_is_excused_only_in_async_mode_and_unread() -> None:
     consumer.insert(1, [15, "recv", "g", "q", 1, "b", ""])
     consumer[2][4] = 2
     assert "beyond durable" in Checker(tail_may_be_lost=True).run(copies(producer, consumer)).violations
+    producer[-1][4] = 2
+    verdict = Checker(seen_may_be_lost=True).run(copies(producer, consumer, [[31, "expect", "h"]]))
+    assert verdict.violations == {"lost": 2}, "a and c, by a group that has received nothing"
+    assert verdict.excused == 1
 
 
 def test_histories_are_files_that_a_kill_may_cut(

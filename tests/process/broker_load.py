@@ -360,8 +360,8 @@ class Load:
 
     # -- the end
 
-    def finish(self) -> checker.Verdict:
-        """Stop the producers, let every group catch up, stop the consumers, and judge."""
+    def finish(self, **options: Any) -> checker.Verdict:
+        """Stop the producers, let every group catch up, stop the consumers, and judge (`checker.Checker`)."""
         self.ended_ns = time.monotonic_ns()
         for process in self.producers:
             process.send_signal(signal.SIGTERM)
@@ -383,7 +383,7 @@ class Load:
         for group in GROUPS:
             history.expect(group)
         history.close()
-        return checker.check(self.histories)
+        return checker.check(self.histories, **options)
 
     def _all_received(self) -> bool:
         self.story.read()

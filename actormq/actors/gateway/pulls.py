@@ -64,6 +64,8 @@ _ANY_VERSION: Final = (1 << 63) - 1
 _ROUNDS_MAX: Final = 3
 """Reading begins anew when the queue's row changes under it; after so many times the client tries again."""
 _NS_PER_MS: Final = 1_000_000
+AHEAD_NS: Final = 60_000_000_000
+"""So long after the start pulls may be of consumers who know the former broker only."""
 
 
 class HolderPort(Protocol):
@@ -186,6 +188,7 @@ class Pulls:
         extensions: of queues that RocketMQ wrote with them.
         batch_queues: of topics whose records have many messages each.
         damage: finds the messages of entries that lead nowhere.
+        ahead_until_ns: until when consumers may come who had been beyond an end that was lost.
         cold: reads what may not be in memory; None: everything is read through the maps.
     """
 
@@ -207,6 +210,7 @@ class Pulls:
         address: str,
         now_ns: Callable[[], int],
         damage: Damage,
+        ahead_until_ns: int = 0,
         cold: ColdRanges | None = None,
         path_class: type[PullPath] = PullPath,
     ) -> None:
@@ -225,6 +229,9 @@ class Pulls:
         self._address = address
         self._now_ns = now_ns
         self._damage = damage
+        self._ahead_until_ns = ahead_until_ns
+        self._met: set[tuple[str, str, int]] = set()
+        """Groups and queues whose first pull has come, while that matters."""
         self._cold = cold
         self._path = self._make_path(path_class)
         self._targets: dict[bytes, PullTarget] = {}
@@ -387,12 +394,35 @@ class Pulls:
                 self._relay.need_group(
                     planned.group, lambda code, remark: self._on_group(pull, code, remark), now_ns
                 )
+        elif planned is not None and self._is_ahead(pull, planned, now_ns):
+            pass
         elif planned is not None:
             if header.sys_flag & PullFlag.COMMIT_OFFSET:
                 self._relay.commit(header.group, header.topic, header.queue_id, header.commit_offset, now_ns)
             if not is_batch_topic(planned.topic.attributes) and not self._is_extended(planned):
                 self._prepare(header, planned)
             self._serve(pull, planned, now_ns)
+
+    def _is_ahead(self, pull: _Pull, planned: PullPlan, now_ns: int) -> bool:
+        """Set back a consumer who had come beyond the end that the queue had after a loss of power.
+
+        The messages that he has seen there are gone; those that take their places he would pass over.  The
+        first pull of a group for a queue shows it: whoever has begun in this life begins before that end.
+        """
+        if now_ns >= self._ahead_until_ns:
+            self._met.clear()
+            return False
+        header = pull.header
+        key = (header.group, header.topic, header.queue_id)
+        end = self._extents.lost_from(planned.row)
+        if end is None or key in self._met:
+            return False
+        self._met.add(key)
+        if header.queue_offset <= end:
+            return False
+        extent = self._extents.read(planned.row)
+        self._answer(pull, planned, Found(PullStatus.OFFSET_RESET, end, extent))
+        return True
 
     def _on_group(self, pull: _Pull, code: int, remark: str) -> None:
         if code != 0:

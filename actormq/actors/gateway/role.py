@@ -23,7 +23,7 @@ from actormq.actors.gateway.clients import TCP, VIP, ZMQ, Client, Link
 from actormq.actors.gateway.cold import ColdReader
 from actormq.actors.gateway.damage import Damage
 from actormq.actors.gateway.lookups import Lookups
-from actormq.actors.gateway.pulls import Pulls
+from actormq.actors.gateway.pulls import AHEAD_NS, Pulls
 from actormq.actors.gateway.relay import Relay
 from actormq.actors.gateway.replies import Replies
 from actormq.actors.gateway.sends import TICKET_BITS, Sends, WaitingLimits
@@ -223,6 +223,7 @@ class GatewayActor(ProcessActor):
             memory_bytes=int(MEMORY_PART * _machine_memory_bytes()),
             address=self._address,
             now_ns=context.clock.monotonic_ns,
+            ahead_until_ns=self._ahead_until_ns(),
             damage=Damage(queues, self._log_reader, self._marks, self._mend, self.log),
             cold=ColdReader(store.root / LOG_FOLDER, store.log_file_bytes, threads),
         )
@@ -235,6 +236,11 @@ class GatewayActor(ProcessActor):
             marks=self._marks,
             threads=threads,
         )
+
+    def _ahead_until_ns(self) -> int:
+        """Only the first life of a gateway meets consumers of the former broker."""
+        first = self.context.incarnation == 1
+        return self.context.clock.monotonic_ns() + AHEAD_NS if first else 0
 
     def _mend(self, log_offset: int) -> None:
         """Have the queue entry of a record made again."""

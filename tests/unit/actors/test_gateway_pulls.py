@@ -922,3 +922,23 @@ def test_where_access_is_controlled_every_pull_is_looked_at(tmp_path: Path) -> N
         peer.close()
         rig.close()
     assert asked == [11] * 3
+
+
+@each_kernel
+def test_who_was_ahead_of_a_lost_tail_is_set_back_once(kernel: ModuleType) -> None:
+    """The first pull of a group for a queue, while consumers of the former broker may come."""
+    way = Way(kernel, PLAIN, 1 << 40, False)
+    way.pulls._ahead_until_ns = way.now_ns + NS_PER_MS
+    way.extents.open_row(0, 1, 0, 10, lost_from=4)
+    moved = answer(way, queueOffset="7")
+    assert (moved.code, moved.remark, moved.fields["nextBeginOffset"]) == (21, "OFFSET_RESET", "4")
+    assert way.relay.commits == {}
+    assert numbers_in(answer(way, queueOffset="4").body) == [4, 5, 6, 7]
+    assert numbers_in(answer(way, queueOffset="8").body) == [8, 9]
+    assert numbers_in(answer(way, consumerGroup="two", queueOffset="4").body) == []  # has no such tags
+    assert answer(way, consumerGroup="two", queueOffset="9").code != 21
+    way.now_ns += NS_PER_MS
+    assert answer(way, consumerGroup="tagged", queueOffset="9").code != 21
+    way.extents.open_row(0, 1, 0, 10)
+    way.pulls._ahead_until_ns = way.now_ns + NS_PER_MS
+    assert answer(way, consumerGroup="tagged", queueOffset="8").code != 21

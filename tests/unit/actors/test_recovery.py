@@ -8,6 +8,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from actormq.actors import recovery
 from actormq.actors.dispatcher import Dispatcher
 from actormq.actors.recovery import prepare
 from actormq.broker.tables import Tables
+from actormq.config import FlushMode
 from actormq.errors import ActorMQError, StoreForeign
 from actormq.message import SCHEDULE_TOPIC
 from actormq.shm.positions import Position, slot_of
@@ -411,3 +413,18 @@ def test_file_at_the_end_of_the_log_is_there(tmp_path: Path) -> None:
     start(memory)
     assert memory.log_files().exists(0)
     assert not memory.log_files().exists(FILE_BYTES)
+
+
+@pytest.mark.parametrize("flush", list(FlushMode))
+def test_where_a_queue_ended_is_kept_where_its_tail_may_be_lost(tmp_path: Path, flush: FlushMode) -> None:
+    """After a crash in async mode: consumers may have been further."""
+    before, _ = used_store(tmp_path)
+    memory = Memory(tmp_path)
+    memory.config = replace(memory.config, flush=flush)
+    store = start(memory)
+    assert not store.clean
+    entry = tables_of(memory).topic("topic")
+    assert entry is not None
+    found = [memory.extents.lost_from(row) for row in entry.rows]
+    ends = [memory.extents.read(row).max for row in entry.rows]
+    assert found == (ends if flush is FlushMode.ASYNC else [None] * len(ends))
