@@ -418,7 +418,7 @@ def test_file_at_the_end_of_the_log_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flush", list(FlushMode))
 def test_where_a_queue_ended_is_kept_where_its_tail_may_be_lost(tmp_path: Path, flush: FlushMode) -> None:
     """After a crash in async mode: consumers may have been further."""
-    before, _ = used_store(tmp_path)
+    used_store(tmp_path)
     memory = Memory(tmp_path)
     memory.config = replace(memory.config, flush=flush)
     store = start(memory)
