@@ -88,6 +88,9 @@ class StoreConfig:
     log_file_bytes: int = 1024 * 1024 * 1024
     queue_file_entries: int = 300_000
     batch_queue_file_entries: int = 300_000
+    queue_ext: bool = False
+    """Queue entries lead to tags code and store time in `consumequeue_ext` (RocketMQ's consume queue ext)."""
+    queue_ext_file_bytes: int = 48 * _MIB
     index_slots: int = 5_000_000
     index_entries: int = 20_000_000
     index_enabled: bool = True
@@ -147,6 +150,7 @@ class StoreConfig:
             log_file_bytes=(_MIB, 2 * _GIB - 1),
             queue_file_entries=(100, 50_000_000),
             batch_queue_file_entries=(1, 20_000_000),
+            queue_ext_file_bytes=(100, 2 * _GIB - 1),
             index_slots=(1, 100_000_000),
             index_entries=(2, 100_000_000),
             flush_interval_ms=(1, _DAY_MS),

@@ -37,6 +37,7 @@ from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import QueueFiles, QueueReader, QueueRemoved, first_at_or_after
 from actormq.store.disk import NOT_THE_DISK, Disk, RealDisk
 from actormq.store.log_flush import PAGE_BYTES
+from actormq.store.queue_ext import ExtensionFiles
 
 REMOVED_FILES: Final = RoleCell.COUNTER_1
 
@@ -165,6 +166,7 @@ class Remover:
         self.extents = extents
         self.files = LogFiles(disk, config.root / FOLDER, config.log_file_bytes)
         self.queue_files = QueueFiles(disk, config.root / QUEUES_FOLDER, config.queue_file_entries)
+        self.extensions = ExtensionFiles(disk, config)
         self.batches = BatchQueues(disk, config.root)
         self.retention = Retention.of(config)
 
@@ -222,6 +224,7 @@ class Remover:
         for queue in queues:
             extent = self.extents.read(queue.row)
             if extent.incarnation == queue.incarnation and extent.min > 0:
+                self.extensions.remove_before(queue.topic, queue.queue_id, extent.min)
                 self.queue_files.remove_before(queue.topic, queue.queue_id, extent.min)
                 self._note_files(queue, extent.min)
         faults.point("cleaner.queue-files-removed")

@@ -3,7 +3,8 @@
 From: writer or flusher (ring at the safe point), coordinator (published tables: which queue has which row),
 gateways (Mend: an entry does not lead to its message).
 To: holder (rows that have grown), whoever waits for `dispatched`.
-Owns: consume-queue files, the newest index file, the extents' `max` column, the cell DISPATCHED.
+Owns: consume-queue files, their extension, the newest index file, the extents' `max` column, the cell
+DISPATCHED.
 Dies with it: nothing.  Its successor begins at `dispatched` and writes the same entries to the same places.
 
 It follows `appended` in async mode and `flushed` in sync mode: nothing becomes readable that a crash
@@ -39,6 +40,7 @@ from actormq.store.consume_queue import QueueFiles
 from actormq.store.disk import NO_SPACE, Disk, RealDisk
 from actormq.store.index import IndexWriter
 from actormq.store.queue_bounds import queues_on_disk
+from actormq.store.queue_ext import ExtensionFiles
 
 STEP_BYTES: Final = 4 * 1024 * 1024
 """How much of the log is dispatched at once, before others hear of it."""
@@ -98,6 +100,7 @@ class Dispatcher:
         self._step_bytes = max(STEP_BYTES, 2 * config.body_bytes_max)
         self._reader = LogReader(disk, config.root / FOLDER, config.log_file_bytes, maps_max=2)
         self._files = QueueFiles(disk, config.root / QUEUES_FOLDER, config.queue_file_entries)
+        self._extensions = ExtensionFiles(disk, config)
         self._index = (
             IndexWriter(disk, config.root / index.FOLDER, config.index_slots, config.index_entries)
             if config.index_enabled
@@ -137,6 +140,8 @@ class Dispatcher:
 
     def _remove(self, topic: str, queue_id: int) -> None:
         # Also its descriptors: they must not be taken for those of the files that come after.
+        # The extension first: what is left after a kill is found by the queue's folder.
+        self._extensions.remove_queue(topic, queue_id)
         self._files.remove_queue(topic, queue_id)
         folder = self.config.root / QUEUES_FOLDER / topic
         if self.disk.exists(folder) and not self.disk.listdir(folder):
@@ -204,6 +209,8 @@ class Dispatcher:
     def mend(self, log_offset: int) -> bool:
         """Write the queue entry of one dispatched record again; False when there is no such record or queue.
 
+        With the tags code, never an address: where its unit was nobody knows any more.
+
         Raises:
             OSError: the disk failed.
         """
@@ -244,6 +251,8 @@ class Dispatcher:
             self._index is not None,
         )  # fmt: skip
         self._crowded |= found.records >= CROWD
+        if self.config.queue_ext:
+            self._extend(found, base)
         grown = self._write(found)
         faults.point("dispatcher.readable")
         self._put_index(found, wall_ms)
@@ -251,6 +260,16 @@ class Dispatcher:
         self._publish(self._next(found, base, start), found.last_store_timestamp)
         faults.point("dispatcher.published")
         return grown
+
+    def _extend(self, found: queues.Dispatch, base: int) -> None:
+        """Write the units of all entries; the entries then lead there."""
+        log = self._reader.file(base)
+        for row, first, entries in found.runs:
+            queue = self._rows.queues.get(row)
+            if queue is not None:
+                self._extensions.put(queue.topic, queue.queue_id, first, entries, log, base)
+        self._extensions.forget_dirty()
+        faults.point("dispatcher.units-written")
 
     def _write(self, found: queues.Dispatch) -> list[int]:
         """Write the entries of every queue, then make them readable."""

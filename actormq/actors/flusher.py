@@ -37,6 +37,8 @@ from actormq.store.consume_queue import MANY_FILES, queue_folder, sync_files
 from actormq.store.disk import NO_SPACE, Disk, RealDisk
 from actormq.store.log_buffer import LogBuffer
 from actormq.store.log_flush import PAGE_BYTES, LogFlush, Pace
+from actormq.store.queue_ext import FOLDER as EXTENSIONS_FOLDER
+from actormq.store.queue_ext import newest_files
 
 QUEUES_TIMESTAMP: Final = RoleCell.COUNTER_0
 """The dispatcher's cell: store timestamp of the last record whose queue entry is written."""
@@ -60,6 +62,7 @@ class QueueFlush:
 
     def __init__(self, config: StoreConfig, extents: memoryview, rows: QueueRows, everything: bool) -> None:
         self._root = config.root / QUEUES_FOLDER
+        self._extensions = config.root / EXTENSIONS_FOLDER
         self._entries = config.queue_file_entries
         self._cells = extents.cast("Q")
         self._rows = rows
@@ -70,7 +73,11 @@ class QueueFlush:
 
     def forget(self, queues: Iterable[QueueRow]) -> None:
         """These queues are no more: files that come in the place of theirs have new names to make durable."""
-        gone = {queue_folder(self._root, queue.topic, queue.queue_id) for queue in queues}
+        gone = {
+            queue_folder(root, queue.topic, queue.queue_id)
+            for queue in queues
+            for root in (self._root, self._extensions)
+        }
         self._named = {path for path in self._named if path.parent not in gone}
 
     def _states(self) -> list[tuple[int, int]]:
@@ -111,7 +118,7 @@ class QueueFlush:
     def sync(self, disk: Disk, path: Path) -> None:
         """Make one file durable, and its name the first time; removed ones are passed over."""
         if path not in self._named:
-            sync_files(disk, self._root, [path])
+            sync_files(disk, path.parents[2], [path])
             self._named.add(path)
             return
         try:
@@ -328,6 +335,8 @@ class Flusher:
             return False
         self._round_is_thorough = not self._least_entries or self.stopping or now_ns >= self._thorough_due_ns
         self._round = deque(self.queues.dirty(0 if self._round_is_thorough else self._least_entries))
+        if self.config.queue_ext:
+            self._round.extend(newest_files(self.disk, self.config.root, self._round))
         self._round_started_ns = now_ns
         self._round_dispatched = dispatched
         self._round_checkpoint = replace(

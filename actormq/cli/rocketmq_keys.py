@@ -57,6 +57,8 @@ BROKER_KEYS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "mappedFileSizeCommitLog": ("store.log_file_bytes", _plain),
     "mappedFileSizeConsumeQueue": ("store.queue_file_entries", _queue_entries),
     "mapperFileSizeBatchConsumeQueue": ("store.batch_queue_file_entries", _batch_queue_entries),
+    "enableConsumeQueueExt": ("store.queue_ext", _plain),
+    "mappedFileSizeConsumeQueueExt": ("store.queue_ext_file_bytes", _plain),
     "maxHashSlotNum": ("store.index_slots", _plain),
     "maxIndexNum": ("store.index_entries", _plain),
     "messageIndexEnable": ("store.index_enabled", _plain),

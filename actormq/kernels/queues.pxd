@@ -7,7 +7,8 @@ from libc.string cimport memchr
 from actormq.kernels.atomics cimport amq_prefetch
 from actormq.kernels.records cimport (
     advance, copy_bytes,
-    check_record, equal_bytes, is_message, load_i16, load_i32, load_i64, pointer, pointer_const, store_i32, store_i64)
+    check_record, equal_bytes, is_message, load_i16, load_i32, load_i64, pointer, pointer_const, store_i16, store_i32,
+    store_i64)
 
 cdef enum:
     _TAGS = 0
@@ -98,6 +99,13 @@ cdef bytearray open_run(list runs, dict open_runs, long long row, long long queu
 cpdef object dispatch(
     object view, Py_ssize_t start, Py_ssize_t limit, long long base_log_offset, dict rows, list delay_ms,
     bint index=*, bytes schedule_topic=*, bint with_tags=*)
+@cython.locals(size_of_view=cython.Py_ssize_t, source=cython.p_uchar, out=cython.p_uchar, units=bytearray,
+               number=cython.Py_ssize_t, entry=cython.Py_ssize_t, unit=cython.Py_ssize_t, at=cython.longlong)
+cpdef bytearray make_units(
+    object view, long long base_log_offset, bytearray entries, Py_ssize_t first, Py_ssize_t count,
+    long long address)
+@cython.locals(end=cython.Py_ssize_t, at=cython.Py_ssize_t, size=cython.int)
+cpdef Py_ssize_t find_units_end(object view) except -1
 @cython.locals(end=cython.Py_ssize_t, entries_at=cython.Py_ssize_t, slot_count=cython.int, number=cython.int,
                ahead=cython.Py_ssize_t, key_hash=cython.int, log_offset=cython.longlong, timestamp=cython.longlong,
                begin=cython.longlong, end_offset=cython.longlong)

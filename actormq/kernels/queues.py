@@ -42,6 +42,7 @@ if not cython.compiled:
         load_i64,
         pointer,
         pointer_const,
+        store_i16,
         store_i32,
         store_i64,
     )
@@ -407,6 +408,52 @@ def open_run(
     open_runs[row] = (queue_offset, entries)
     runs.append((row, queue_offset, entries))
     return entries
+
+
+def make_units(
+    view: Any, base_log_offset: int, entries: bytearray, first: int, count: int, address: int
+) -> bytearray:
+    """Return the extension units of `count` entries from number `first` on; the entries then point there.
+
+    Args:
+        view: the log file in which all their records lie.
+        base_log_offset: the log offset of its first byte.
+        address: of the first unit; the others come right behind it.
+    """
+    data = pointer_const(memoryview(view))
+    size_of_view = len(view)
+    if first < 0 or count < 0 or (first + count) * 20 > len(entries):
+        raise ValueError(f"{len(entries)} bytes are not {first + count} entries")
+    units = new_bytes(count * 20)
+    source = bytes_to(entries)
+    out = bytes_to(units)
+    for number in range(count):
+        entry = (first + number) * 20
+        unit = number * 20
+        at = load_i64(source, entry) - base_log_offset
+        if at < 0 or at + 76 > size_of_view:
+            raise ValueError(f"the record of entry {first + number} is not in this file")
+        store_i16(out, unit, 20)
+        store_i64(out, unit + 2, load_i64(source, entry + 12))
+        store_i64(out, unit + 10, load_i64(data, at + 68 if load_i32(data, at + 36) & 0x10 else at + 56))
+        store_i16(out, unit + 18, 0)
+        store_i64(source, entry + 12, address + unit)
+    return units
+
+
+def find_units_end(view: Any) -> int:
+    """Return where the next unit goes in one extension file: its size when it is full."""
+    data = pointer_const(memoryview(view))
+    end = len(view)
+    at = 0
+    while at + 20 <= end:
+        size = load_i16(data, at)
+        if size == -1:
+            return end
+        if size < 20:
+            break
+        at += size
+    return min(at, end)
 
 
 def put_index(view: Any, slots: int, entries_max: int, keys: Any, at: int = 0) -> int:

@@ -41,6 +41,8 @@ from actormq.store.queue_bounds import (
     queues_on_disk,
     topics_on_disk,
 )
+from actormq.store.queue_ext import FOLDER as EXTENSIONS_FOLDER
+from actormq.store.queue_ext import ExtensionFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,14 @@ def check_shape(disk: Disk, root: Path) -> None:
     Raises:
         StoreForeign: the first that is not.
     """
-    folders = (commit_log.FOLDER, consume_queue.FOLDER, batch_queue.FOLDER, index.FOLDER, tables.FOLDER)
+    folders = (
+        commit_log.FOLDER,
+        consume_queue.FOLDER,
+        EXTENSIONS_FOLDER,
+        batch_queue.FOLDER,
+        index.FOLDER,
+        tables.FOLDER,
+    )
     for name in folders:
         if disk.exists(root / name) and not disk.is_folder(root / name):
             raise StoreForeign(f"{root / name} is a file, but a store has a folder there")
@@ -143,6 +152,7 @@ class _Recovery:
         self.log = LogFiles(disk, self.root / commit_log.FOLDER, config.log_file_bytes)
         self.reader = LogReader(disk, self.root / commit_log.FOLDER, config.log_file_bytes, maps_max=4)
         self.queue_files = QueueFiles(disk, self.root / consume_queue.FOLDER, config.queue_file_entries)
+        self.extensions = ExtensionFiles(disk, config)
         self.batches = BatchQueues(disk, self.root)
         self.batch_files = QueueFiles(
             disk,
@@ -161,6 +171,7 @@ class _Recovery:
         finally:
             self.log.close()
             self.queue_files.close()
+            self.extensions.close()
             self.batch_files.close()
             self.index.close()
 
@@ -169,6 +180,8 @@ class _Recovery:
         self.bases = self.log.bases()
         if not self.bases:
             check_no_queues_without_log(self.queue_files)
+        if self.config.queue_ext:
+            self.extensions.check(queues_on_disk(self.disk, self.extensions.root))
         self.log_min = self.bases[0] if self.bases else 0
         self.topics = self._topics()
         self.on_disk = queues_on_disk(self.disk, self.queue_files.root)
@@ -212,6 +225,7 @@ class _Recovery:
         if queues_now is None:
             self.notes.append("the queues do not fit the log: they are made anew from all of it")
             queues_now = self._replay_all(end)
+        self.extensions.sync()
         self.queue_files.sync()
         self.batch_files.sync()
         self._sync_log(self.log.bases())
@@ -259,6 +273,8 @@ class _Recovery:
 
     def _begin(self, pid: int) -> None:
         """From here on things change: a crash must find `abort`, and no end mark."""
+        if self.config.queue_ext:
+            self.disk.mkdir(self.extensions.root)  # its name becomes durable with that of `abort`
         marks.create_abort(self.disk, self.root, pid)
         marks.remove_clean(self.disk, self.root)
         self.queue_files.open_volume()
@@ -409,6 +425,7 @@ class _Recovery:
         """Remove the queues of deleted topics whose dispatcher did not come to it."""
         for topic, queue_id in self.on_disk:
             if self._is_dead(topic, queue_id):
+                self.extensions.remove_queue(topic, queue_id)
                 self.queue_files.remove_queue(topic, queue_id)
                 folder = self.queue_files.root / topic
                 if not self.disk.listdir(folder):
@@ -497,7 +514,7 @@ class _Replay:
         while at < end - base:
             made = queues.dispatch(view, at, end - base, base, self._rows, recovery.delay_ms, want_index)
             for row, first, entries in made.runs if want_queues else []:
-                self._write(self._queues[row], first, entries)
+                self._write(self._queues[row], first, entries, view, base)
             if want_index:
                 recovery.index.put(made.keys, recovery.wall_ms)
             stuck = made.end == at
@@ -527,7 +544,9 @@ class _Replay:
         else:
             self._queues.append((topic, header.queue_id))
 
-    def _write(self, queue: tuple[str, int] | None, first: int, entries: bytearray) -> None:
+    def _write(
+        self, queue: tuple[str, int] | None, first: int, entries: bytearray, view: memoryview, base: int
+    ) -> None:
         if queue is None or first < 0:
             return
         if queue[0] in self._recovery.batch_topics:
@@ -545,6 +564,8 @@ class _Replay:
             if first < high or low == high:
                 low = first
             # Else damaged records are missing in between; what is in front of them stays readable.
+        if self._recovery.config.queue_ext:
+            self._recovery.extensions.put(*queue, first, entries, view, base)
         self._recovery.queue_files.write(*queue, first, entries)
         self._extents[queue] = (low, first + len(entries) // queues.ENTRY_BYTES)
 
@@ -584,6 +605,8 @@ class _Replay:
             known = self._bounds.get((topic, queue_id))
             if known is None or known.more_behind:
                 files.cut(topic, queue_id, high)
+            if self._recovery.config.queue_ext:
+                self._recovery.extensions.cut(topic, queue_id, high)
             # Entries may have been written before what was its first file.
             bases = files.bases(topic, queue_id) if known is None or self._rebuild else []
             first = bases[0] // queues.ENTRY_BYTES if bases else known.first_file_entry if known else 0

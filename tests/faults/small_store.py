@@ -18,6 +18,7 @@ from actormq.store.commit_log import LogFiles, LogReader
 from actormq.store.consume_queue import QueueFiles, QueueReader
 from actormq.store.index import IndexReader, IndexWriter
 from actormq.store.marks import Mark, QueueExtent
+from actormq.store.queue_ext import ExtensionFiles
 from actormq.store.recovery import RecoveredStore, recover
 
 ROOT = Path("/store")
@@ -86,6 +87,7 @@ class SmallStore:
         self.queue_files = QueueFiles(
             self.disk, config.root / consume_queue.FOLDER, config.queue_file_entries
         )
+        self.extensions = ExtensionFiles(self.disk, config)
         self.index = IndexWriter(
             self.disk, config.root / index.FOLDER, config.index_slots, config.index_entries
         )
@@ -154,6 +156,8 @@ class SmallStore:
             view = self.reader.file(base)
             made = queues.dispatch(view, self.dispatched - base, limit - base, base, rows, self.delay_ms)
             for row, first, entries in made.runs:
+                if self.config.queue_ext:
+                    self.extensions.put(*names[row], first, entries, view, base)
                 self.queue_files.write(*names[row], first, entries)
             if made.keys:
                 self.index.put(made.keys, self.now_ms)
@@ -175,6 +179,7 @@ class SmallStore:
         name, following = index.sync_newest(self.disk, self.index.folder, size)
         if name:
             self.disk.fsync_dir(self.index.folder)
+        self.extensions.sync()
         self.queue_files.sync()
         self.known = Checkpoint(
             log_timestamp=self.last_timestamp,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,35 @@ def test_our_queues_and_index_are_javas(plain: Golden) -> None:
     assert contents(plain.root) == before
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_our_extensions_are_javas(tmp_path: Path, kept: bool) -> None:
+    """Made anew from Java's log alone, or in place, units, marks and addresses have Java's bytes.
+
+    In topics without SQL filters: where there are some, Java's units have a bitmap.
+    """
+    golden = unpack("rocketmq-5-ext", tmp_path)
+    folders = [golden.root / name for name in ("consumequeue", "consumequeue_ext")]
+    before = {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+    config = replace(golden.config, queue_ext=True, queue_ext_file_bytes=1000)
+    if not kept:
+        for folder in folders:
+            shutil.rmtree(folder)
+    recover(DISK, config, wall_ms=1, pid=1, delay_ms=DELAY_MS, rebuild=True)
+    same = {path for path in before if path.exists() and path.read_bytes() == before[path]}
+    assert {path.parent.parent.name for path in same} == {"unfiltered", "SCHEDULE_TOPIC_XXXX"}
+    assert {path for path in before if "filtered" not in path.parts} == same
+    reader = QueueReader(DISK, folders[0], config.queue_file_entries)
+    for queue in golden.said["queues"]:
+        name = queue["topic"], queue["queueId"]
+        found = QueueExtensions(DISK, golden.root).resolve(
+            *name, reader.view(*name, 0, len(queue["entries"]))
+        )
+        assert [code for _, _, code in ENTRY.iter_unpack(found)] == [
+            entry["tagsCode"] for entry in queue["entries"]
+        ]
+    assert verify(DISK, find_layout(DISK, golden.root), delay_ms=DELAY_MS).whole
+
+
 def test_tables_are_written_back_whole(golden: Golden) -> None:
     """Every `config/*.json` is read, and what is written again says the same, unknown members included."""
     names = sorted(path.name for path in (golden.root / "config").glob("*.json"))
@@ -392,6 +422,7 @@ def test_the_tools_find_nothing_wrong(golden: Golden, tmp_path: Path) -> None:
     options = {"delay_ms": DELAY_MS, "wall_ms": 1_700_000_000_000, "pid": 7}
     restore(DISK, tmp_path / "backup", tmp_path / "back", **options)
     made_anew(DISK, layout, **options)
+    assert not (golden.root / "consumequeue_ext").exists()
     for root in (golden.root, tmp_path / "back"):
         again = verify(DISK, layout.at(root), delay_ms=DELAY_MS)
         assert again.whole, again.report.findings

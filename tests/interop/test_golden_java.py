@@ -9,28 +9,29 @@ import pytest
 from golden.stores import unpack
 from interop import rocketmq
 from interop.test_store_java import java_broker
-from process.test_golden_stores import KEYS, broker_on, pull_all
+from process.test_golden_stores import EXT, KEYS, broker_on, pull_all
 
 from actormq.store import checkpoint
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 
-def test_queues_with_addresses_and_codes(tmp_path: Path) -> None:
-    """We append codes to queues whose entries have addresses: it serves both by tags, and goes on."""
+@pytest.mark.parametrize("more", [{}, EXT], ids=["codes", "units"])
+def test_queues_with_addresses_and_codes(tmp_path: Path, more: dict[str, object]) -> None:
+    """We append codes, or units, to queues whose entries have addresses: it serves all, and goes on."""
     rocketmq.require_java()
     golden = unpack("rocketmq-5-ext", tmp_path)
-    ext = {"enableConsumeQueueExt": "true", "mappedFileSizeConsumeQueueExt": 1000}
     expected = [one for one in golden.said["records"] if (one["topic"], one["queueId"]) == ("filtered", 0)]
     bodies = len(expected)
     tagged = sum(one["properties"].get("TAGS") == "t1" for one in expected)
     for _ in range(2):
-        with broker_on(golden) as ours:
+        with broker_on(golden, **more) as ours:
             assert len(pull_all(ours, "filtered", 0)) == bodies
+            assert len(pull_all(ours, "filtered", 0, tags="t1")) == tagged
             for number in range(20):
                 ours.send("filtered", 0, b"ours %d" % number, f"TAGS\1t{number % 3}\2")
             bodies, tagged = bodies + 20, tagged + 7
-        with java_broker(golden.root, signal.SIGTERM, **KEYS, **ext) as java:
+        with java_broker(golden.root, signal.SIGTERM, **KEYS, **EXT) as java:
             assert len(pull_all(java, "filtered", 0)) == bodies
             assert len(pull_all(java, "filtered", 0, tags="t1")) == tagged
             for number in range(20):

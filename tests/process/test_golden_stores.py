@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 from golden.stores import Golden, unpack
 from interop.wire_client import WireClient
+from process.broker_load import await_true
 from server_process import running
 
 from actormq.kernels import records
+from actormq.kernels.queues import ENTRY
 from actormq.message import tags_code
+from actormq.store.commit_log import file_name
+from actormq.store.disk import RealDisk
+from actormq.store.queue_ext import ADDRESS_MAX
+from actormq.store.tools.layout import find_layout
+from actormq.store.tools.verifying import verify
 from actormq.wire import json
 
 KEYS = {
@@ -26,10 +33,13 @@ KEYS = {
 }
 
 
+EXT = {"enableConsumeQueueExt": "true", "mappedFileSizeConsumeQueueExt": 1000}
+
+
 @contextmanager
-def broker_on(golden: Golden) -> Iterator[WireClient]:
+def broker_on(golden: Golden, **more: object) -> Iterator[WireClient]:
     conf = golden.root.parent / "broker.conf"
-    keys = KEYS | {"brokerName": "golden", "storePathRootDir": golden.root}
+    keys = KEYS | {"brokerName": "golden", "storePathRootDir": golden.root} | more
     conf.write_text("".join(f"{key}={value}\n" for key, value in keys.items()))
     with running(golden.root.parent, "broker", "-c", str(conf), "--port", "0") as server:
         client = WireClient(int(server.words["broker"].rpartition(":")[2]))
@@ -132,6 +142,27 @@ def test_tags_are_found_in_the_extension(tmp_path: Path) -> None:
             ]
             assert wanted
             assert [header.physical_offset for header in found] == wanted
+
+
+def test_the_extension_is_gone_on_with(tmp_path: Path) -> None:
+    """What is sent to queues that have one gets units, also delayed messages; all are found by their tags."""
+    golden = unpack("rocketmq-5-ext", tmp_path)
+    stored = [one for one in golden.said["records"] if (one["topic"], one["queueId"]) == ("filtered", 0)]
+    tagged = sum(one["properties"].get("TAGS") == "t1" for one in stored)
+    with broker_on(golden, **EXT) as client:
+        for number in range(60):
+            client.send("filtered", 0, b"%d" % number, f"TAGS\1t{number % 3}\2")
+        client.send("unfiltered", 0, b"delayed", "TAGS\1late\2DELAY\0011\2")
+        assert len(pull_all(client, "filtered", 0)) == len(stored) + 60
+        assert len(pull_all(client, "filtered", 0, tags="t1")) == tagged + 20
+        await_true("the delayed message", lambda: bool(pull_all(client, "unfiltered", 0, tags="late")))
+    entries = (golden.root / "consumequeue" / "filtered" / "0" / file_name(0)).read_bytes()
+    codes = [code for _, _, code in ENTRY.iter_unpack(entries[: (len(stored) + 60) * 20])]
+    assert all(code <= ADDRESS_MAX for code in codes)
+    assert codes == sorted(set(codes))
+    assert verify(RealDisk(), find_layout(RealDisk(), golden.root), delay_ms=[1000] * 17 + [7_200_000]).whole
+    with broker_on(golden) as client:
+        assert len(pull_all(client, "filtered", 0, tags="t1")) == tagged + 20
 
 
 @pytest.mark.parametrize("name", ["rocketmq-5-plain", "rocketmq-4-plain"])

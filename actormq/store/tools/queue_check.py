@@ -25,8 +25,6 @@ from actormq.store.tools.walking import Queue, is_deleted, sound_files
 
 _CHUNK_BYTES: Final = 50_000 * ENTRY_BYTES
 _NO_LIMIT: Final = 1 << 62
-_EXT_ADDRESS_MAX: Final = -(1 << 31) - 1
-"""A tags code up to here is a place in the queue's extension file."""
 _MULTI_PREFIX: Final = "%LMQ%"
 """Queues of messages whose own topic is another (RocketMQ's light queues)."""
 _KINDS: Final = {
@@ -139,7 +137,7 @@ class QueueCheck:
             return "queue.hole"
         if stored[:12] != wanted[:12]:
             return "queue.entry"
-        is_address = self._with_ext and ENTRY.unpack(stored)[2] <= _EXT_ADDRESS_MAX
+        is_address = self._with_ext and ENTRY.unpack(stored)[2] <= queue_ext.ADDRESS_MAX
         return "" if topic == SCHEDULE_TOPIC or is_address else "queue.tags"
 
     def _hole(self, queue: Queue, first: int, wanted: bytes) -> list[Finding]:

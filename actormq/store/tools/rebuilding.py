@@ -15,7 +15,7 @@ from actormq.errors import StoreForeign
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.kernels.records import ScanEnd
 from actormq.store import checkpoint as checkpoints
-from actormq.store import consume_queue, index, marks, tables
+from actormq.store import consume_queue, index, marks, queue_ext, tables
 from actormq.store.checkpoint import Checkpoint
 from actormq.store.commit_log import file_name
 from actormq.store.consume_queue import FILLER, QueueFiles, queue_folder
@@ -229,6 +229,7 @@ class _Rebuild:
             self.disk.mkdir(self.layout.root / name)
             self.disk.exchange(self.work.root / name, self.layout.root / name)
             self.disk.fsync_dir(self.layout.root)
+        remove_tree(self.disk, self.layout.root / queue_ext.FOLDER)  # no entry leads there any more
         newest, next_number = index.sync_newest(self.disk, self.layout.index, self.layout.index_file_bytes)
         everything = replace(
             nothing,

@@ -106,6 +106,30 @@ class Rig:
         return checkpoint.read(RealDisk(), self.memory.root / checkpoint.NAME)
 
 
+def test_the_newest_extension_file_is_synced_with_its_queue(memory: Memory) -> None:
+    """Full ones are durable; names, too.  A failure stops the broker, as for a queue."""
+    memory.config = replace(memory.config, queue_ext=True, queue_ext_file_bytes=100)
+    rig = Rig(memory)
+    for _ in range(6):
+        rig.store.put()
+    rig.run(0)
+    rig.dispatch()
+    now_ns = rig.round(0)
+    synced = rig.disk.synced
+    folder = str(memory.root / "consumequeue_ext")
+    newest = f"{folder}/topic/0/{100:020d}"
+    assert [path for path in synced if path.startswith(folder)] == [
+        newest, f"{folder}/topic/0", f"{folder}/topic", folder,
+    ]  # fmt: skip
+    assert rig.on_disk().queues_flushed == memory.positions.get(Position.DISPATCHED)
+    rig.store.put()
+    rig.run(now_ns)
+    rig.dispatch()
+    rig.disk.bad = "consumequeue_ext"
+    with pytest.raises(StoreFailed, match="consumequeue_ext"):
+        rig.round(now_ns)
+
+
 class TestSyncMode:
     def test_syncs_at_once_and_once_for_all(self, memory: Memory) -> None:
         rig = Rig(memory)

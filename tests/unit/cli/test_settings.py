@@ -262,7 +262,7 @@ def test_every_key_of_rocketmq_leads_to_a_setting(tmp_path: Path) -> None:
     values |= {"namesrvAddr": "h:1", "brokerPermission": "6", "diskSpaceWarningLevelRatio": "90"}
     switches = "enabledAppendPropCRC forceVerifyPropCRC flushCommitLogTimed wakeFlushWhenPutMessage"
     more = "wakeCommitWhenPutMessage fastFailIfNoBufferInStorePool"
-    values |= dict.fromkeys([*switches.split(), *more.split()], "true")
+    values |= dict.fromkeys([*switches.split(), *more.split(), "enableConsumeQueueExt"], "true")
     text = "".join(f"{key}={values.get(key, '600')}\n" for key in BROKER_KEYS if "Enable" not in key)
     loaded = load_broker(written(tmp_path, "b.conf", text), {}, {})
     assert isinstance(loaded.config, BrokerConfig)

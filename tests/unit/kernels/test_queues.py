@@ -111,6 +111,57 @@ ROWS = {
 
 
 @both
+@pytest.mark.parametrize("skipped", [0, 2, 5])
+def test_units_have_code_and_store_time_of_their_entries(queues: Any, skipped: int) -> None:
+    """Those that were asked for; their entries lead there, the others are as they were."""
+    messages = [
+        {"topic": "a", "queue_id": 0, "sys_flag": 0, "tags": tags, "keys": [], "unique": None, "delay": None,
+         "other": None, "v6": number % 2 == 1, "offset_step": 1}
+        for number, tags in enumerate(("x", None, "y", "\u00e4", "z" * 40))
+    ]  # fmt: skip
+    log, _, _ = write_log(messages)
+    times = {BASE + at: 10_000 + number * 700 for number, at in enumerate(starts_of(log, len(messages)))}
+    ((_, _, entries),) = queues.dispatch(log, 0, len(log), BASE, ROWS, DELAYS).runs
+    before = list(queues.ENTRY.iter_unpack(entries))
+    made = queues.make_units(log, BASE, entries, skipped, len(before) - skipped, -(1 << 63) + 70)
+    assert list(struct.iter_unpack(">hqqh", made)) == [
+        (20, code, times[log_offset], 0) for log_offset, _, code in before[skipped:]
+    ]
+    assert list(queues.ENTRY.iter_unpack(entries)) == before[:skipped] + [
+        (log_offset, size, -(1 << 63) + 70 + 20 * number)
+        for number, (log_offset, size, _) in enumerate(before[skipped:])
+    ]
+
+
+def starts_of(log: bytearray, count: int) -> list[int]:
+    found, at = [], 0
+    for _ in range(count):
+        found.append(at)
+        at += int.from_bytes(log[at : at + 4], "big")
+    return found
+
+
+@both
+def test_units_of_entries_that_are_not_there_are_refused(queues: Any) -> None:
+    log = bytearray(500)
+    for entry, first, count in (((BASE + 425, 1, 1), 0, 1), ((BASE - 1, 1, 1), 0, 1), ((BASE, 1, 1), 1, 1)):
+        with pytest.raises(ValueError, match="entr"):
+            queues.make_units(log, BASE, bytearray(queues.ENTRY.pack(*entry)), first, count, -(1 << 63))
+
+
+@both
+def test_where_the_next_unit_goes(queues: Any) -> None:
+    """Behind the last one, whatever bitmaps they have; a mark means the end of the file."""
+    one, other = b"\0\x14" + bytes(18), b"\0\x22" + bytes(32)
+    assert queues.find_units_end(bytes(100)) == 0
+    assert queues.find_units_end((one + other + one).ljust(100, b"\0")) == 74
+    assert queues.find_units_end((one + other + b"\xff\xff").ljust(100, b"\0")) == 100
+    assert queues.find_units_end(one * 4 + b"\x7f\xff" + bytes(18)) == 100
+    assert queues.find_units_end(one + b"\0\x13" + bytes(78)) == 20
+    assert queues.find_units_end(b"") == 0
+
+
+@both
 @given(messages=st.lists(MESSAGE, max_size=25), cut=st.integers(0, 25))
 def test_dispatch_makes_the_entries_and_keys_of_every_record(
     queues: Any, messages: list[dict[str, Any]], cut: int
