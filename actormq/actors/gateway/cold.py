@@ -1,9 +1,7 @@
 """cold: parts of the log that may have left the page cache, read without making the gateway wait for a disk.
 
-Whether a range is in memory is tried with RWF_NOWAIT, into memory that nobody looks at: then it is sent from
-the map like any other.  (To send what was read would need new memory for every pull, which costs more than
-everything else.)  Otherwise one of a few threads reads it and the answer follows: one group that reads last
-week must not slow anyone's sends.
+One of a few threads reads them and the answer follows: one group that reads last week must not slow anyone's
+sends.  Nobody asks first whether they are in memory: to ask costs the gateway as much as to read them.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from actormq.actors.gateway.threads import ReadThreads, read_cached
+from actormq.actors.gateway.threads import ReadThreads
 from actormq.kernels.queues import gather
 from actormq.store.commit_log import file_name
 
@@ -25,8 +23,6 @@ JOBS_MAX: Final = 64
 GAP_BYTES_MAX: Final = 4_096
 """Ranges that are nearer to each other are read as one: the disk gives whole pages anyway."""
 _DESCRIPTORS_MAX: Final = 16
-_SCRATCH_BYTES: Final = 128 * 1024
-"""So small that it stays in the processor's cache."""
 
 Ranges = list[tuple[int, int]]
 Then = Callable[["bytes | bytearray | None"], None]
@@ -91,27 +87,10 @@ class ColdReader:
         self.old_bytes = old_bytes
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._under_way = 0
-        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
 
     def is_old(self, distance: int) -> bool:
         """Whether what lies `distance` bytes behind the log's end may be out of memory."""
         return distance > self.old_bytes
-
-    def in_memory(self, ranges: Ranges) -> bool:
-        """Whether `ranges` can be read now without waiting for a disk."""
-        try:
-            return all(self._is_cached(*place) for place in self._places(ranges))
-        except OSError:  # EAGAIN; no such file; or a file system that cannot tell
-            return False
-
-    def _is_cached(self, fd: int, at: int, stretch: Stretch) -> bool:
-        end = at + stretch.size
-        while at < end:
-            piece = self._scratch[: min(end - at, _SCRATCH_BYTES)]
-            if read_cached(fd, [piece], at) != len(piece):
-                return False
-            at += len(piece)
-        return True
 
     def _places(self, ranges: Ranges) -> list[Place]:
         return [

@@ -129,10 +129,6 @@ class ColdRanges(Protocol):
         """Whether what lies so far behind the log's end may be out of memory."""
         ...
 
-    def in_memory(self, ranges: Ranges) -> bool:
-        """Whether they can be read without waiting."""
-        ...
-
     def read(self, ranges: Ranges, then: Callable[[bytes | bytearray | None], None]) -> bool:
         """Read elsewhere, and call `then` (None: it is gone); False: too busy."""
         ...
@@ -464,7 +460,7 @@ class Pulls:
             self._answer(pull, planned, found)
 
     def _fetch(self, pull: _Pull, planned: PullPlan, found: Found, ranges: Ranges) -> None:
-        """Answer when the ranges have been read, here or by a thread that may wait for the disk."""
+        """Answer when a thread that may wait for the disk has read the ranges."""
 
         def then(data: bytes | bytearray | None) -> None:
             parts = () if data is None else (data,)
@@ -524,7 +520,7 @@ class Pulls:
             entries=entries,
             places=chosen.places,
         )
-        if self._waits_for_disk(log_end - log_offset, chosen.ranges):
+        if self._waits_for_disk(log_end - log_offset):
             return replace(found, cold=chosen.ranges)
         try:
             return replace(found, parts=self._log.parts(chosen.ranges, chosen.bytes))
@@ -582,10 +578,9 @@ class Pulls:
             return Found(PullStatus.MESSAGE_WAS_REMOVING, queue_offset, extent)
         return Found(PullStatus.FOUND, queue_offset + 1, extent, (part,), 1, size)
 
-    def _waits_for_disk(self, distance: int, ranges: Ranges) -> bool:
+    def _waits_for_disk(self, distance: int) -> bool:
         """Whether what lies so far behind the log's end may have to come from a disk."""
-        cold = self._cold
-        return cold is not None and cold.is_old(distance) and not cold.in_memory(ranges)
+        return self._cold is not None and self._cold.is_old(distance)
 
     def _next_file(self, offset: int, extent: Extent) -> int:
         """Return where the queue goes on behind a file that is missing."""

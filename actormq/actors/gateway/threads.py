@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final
 
@@ -16,17 +16,6 @@ THREADS: Final = 2
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 
 Then = Callable[[], None]
-
-
-def read_cached(fd: int, parts: Sequence[memoryview], at: int) -> int:
-    """Read like `os.preadv` what is in memory; perhaps less.
-
-    Raises:
-        OSError: nothing of it is, or this system cannot tell.
-    """
-    if not _NOWAIT:
-        raise BlockingIOError
-    return os.preadv(fd, parts, at, _NOWAIT)
 
 
 def pread_cached(fd: int, size: int, at: int) -> bytes:
@@ -37,7 +26,7 @@ def pread_cached(fd: int, size: int, at: int) -> bytes:
     """
     part = bytearray(size)
     try:
-        complete = read_cached(fd, [memoryview(part)], at) == size
+        complete = bool(_NOWAIT) and os.preadv(fd, [part], at, _NOWAIT) == size
     except OSError:
         complete = False
     if not complete:

@@ -689,15 +689,13 @@ class TestPulling:
         (message,) = rig.coordinator.of(CommitOffsets)
         assert message.commits == [("g", "t", 0, 3)]
 
-    @pytest.mark.parametrize("in_memory", [True, False])
     def test_what_is_old_may_have_to_wait_for_the_disk(
-        self, rig: Rig, peer: TcpPeer, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+        self, rig: Rig, peer: TcpPeer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """From the map when the page cache has it, else by a thread while others are served."""
+        """A thread reads it while others are served."""
         self.put(rig, peer, 5)
         assert rig.gateway._pulls._cold is not None
         monkeypatch.setattr(rig.gateway._pulls._cold, "is_old", lambda distance: True)
-        monkeypatch.setattr(rig.gateway._pulls._cold, "in_memory", lambda ranges: in_memory)
         request = pull_request(queue_offset=1)
         peer.tell(request)
         assert peer.ask(send_request()).code == 0

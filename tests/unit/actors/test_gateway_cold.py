@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actormq.actors.gateway import cold, threads
+from actormq.actors.gateway import cold
 from actormq.actors.gateway.cold import ColdReader, stretches
 from actormq.actors.gateway.threads import ReadThreads
 from actormq.store.commit_log import file_name
@@ -54,40 +54,6 @@ def expected(folder: Path, ranges: list[tuple[int, int]]) -> bytes:
 
 
 RANGES = [(10, 100), (4000, 96), (FILE_BYTES, 500)]
-
-
-def test_what_was_just_written_is_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of every range is tried, in pieces of any size; a disk is not asked."""
-    asked: list[tuple[int, int]] = []
-    read = os.preadv
-
-    def preadv(fd: int, parts: list[memoryview], at: int, flags: int = 0) -> int:
-        assert flags == threads._NOWAIT
-        asked.append((at, len(parts[0])))
-        return read(fd, parts, at)  # not every file system can tell
-
-    monkeypatch.setattr(os, "preadv", preadv)
-    monkeypatch.setattr(threads, "_NOWAIT", threads._NOWAIT or 8)
-    monkeypatch.setattr(cold, "_SCRATCH_BYTES", 100)
-    assert ColdReader(folder, FILE_BYTES, ReadThreads(Thread().call_soon)).in_memory(RANGES)
-    for at, size in RANGES:
-        missing = set(range(at % FILE_BYTES, at % FILE_BYTES + size))
-        for begin, count in asked:
-            missing -= set(range(begin, begin + count))
-        assert not missing
-
-
-@pytest.mark.parametrize("what", ["not cached", "half cached", "nobody can tell", "no such file"])
-def test_what_may_not_be_in_memory_is_not(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    def preadv(fd: int, parts: list[memoryview], at: int, flags: int = 0) -> int:
-        if what == "half cached":
-            return len(parts[0]) // 2
-        raise BlockingIOError
-
-    monkeypatch.setattr(os, "preadv", preadv)
-    monkeypatch.setattr(threads, "_NOWAIT", 0 if what == "nobody can tell" else 8)
-    ranges = [(99 * FILE_BYTES, 10)] if what == "no such file" else RANGES
-    assert not ColdReader(folder, FILE_BYTES, ReadThreads(Thread().call_soon)).in_memory(ranges)
 
 
 def test_a_thread_reads(folder: Path) -> None:
@@ -183,9 +149,11 @@ def test_only_old_ranges_are_asked_for() -> None:
 def test_descriptors_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file used last stays open, the others are closed."""
     monkeypatch.setattr(cold, "_DESCRIPTORS_MAX", 1)
-    reader = ColdReader(folder, FILE_BYTES, ReadThreads(Thread().call_soon))
+    thread, got = Thread(), []
+    reader = ColdReader(folder, FILE_BYTES, ReadThreads(thread.call_soon))
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
     for turn in range(10):
-        reader.in_memory([(turn % 2 * FILE_BYTES, 10)])
+        reader.read([(turn % 2 * FILE_BYTES, 10)], got.append)
+        thread.run_one()
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before + 1

@@ -247,9 +247,6 @@ class Cold:
     def is_old(self, distance: int) -> bool:
         return distance > self.old_bytes
 
-    def in_memory(self, ranges: list[tuple[int, int]]) -> bool:
-        return False
-
     def read(self, ranges: list[tuple[int, int]], then: Callable[[bytes | None], None]) -> bool:
         try:
             then(b"".join(bytes(self.log.view(at, size)) for at, size in ranges))
