@@ -38,13 +38,13 @@ def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setenv(name, str(folder))
         yield
     forgotten = {
-        "processes": lambda: [f"{each.pid} {' '.join(each.cmdline())}" for each in _started_by(word)],
+        "processes": lambda: [f"{process.pid} {command}" for process, command in _started_by(word)],
         "temporary files": lambda: [str(path) for path in folders["TMPDIR"].iterdir()],
         "run folders": lambda: _living(folders["XDG_RUNTIME_DIR"]),
         "shared memory": lambda: _segments(began),
     }
     left = {what: found for what, look in forgotten.items() if (found := _still(look))}
-    for process in _started_by(word):
+    for process, _ in _started_by(word):
         process.kill()
     assert not left, f"the tests left behind: {left}"
 
@@ -67,14 +67,14 @@ def _still(look: Callable[[], list[str]]) -> list[str]:
     return sorted(found)
 
 
-def _started_by(word: str) -> list[psutil.Process]:
-    """Return the living processes that the tests started, however far down."""
+def _started_by(word: str) -> list[tuple[psutil.Process, str]]:
+    """Return the living processes that the tests started, however far down, and their commands."""
     found = []
     for process in psutil.process_iter():
         try:
             ours = process.pid != os.getpid() and process.environ().get(MARK) == word
             if ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                found.append((process, " ".join(process.cmdline())))
         except psutil.Error:  # gone meanwhile, or somebody else's
             continue
     return found

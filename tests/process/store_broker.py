@@ -213,7 +213,7 @@ def digest(body: bytes) -> str:
 
 
 def broker_config(
-    store: Path, flush: FlushMode, pumps: int, pooled: bool = False, **keys: object
+    store: Path, flush: FlushMode, pumps: int, pooled: bool = False, extended: bool = False, **keys: object
 ) -> BrokerConfig:
     base = BrokerConfig(
         store=StoreConfig(
@@ -225,6 +225,7 @@ def broker_config(
             index_entries=400,
             flush=flush,
             pool_enabled=pooled,
+            queue_ext=extended,
             pool_bytes=6 << 20,
             pool_commit_thorough_interval_ms=60_000,  # nothing comes by itself for want of time
             flush_interval_ms=50,
@@ -290,6 +291,7 @@ class StoreBroker(Demo):
         body_bytes: int = 200,
         faults: str = "",
         pooled: bool = False,
+        extended: bool = False,
         classes: dict[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -307,13 +309,14 @@ class StoreBroker(Demo):
             "flush": flush.value,
             "pumps": pumps,
             "pooled": pooled,
+            "extended": extended,
             "histories": str(self.histories),
             "messages": messages,
             "body_bytes": body_bytes,
             "classes": classes or {},
             "roles": dict.fromkeys((*STORE_ROLES, *self.pumps), ""),
         }
-        self.config = broker_config(self.store, flush, pumps, pooled)
+        self.config = broker_config(self.store, flush, pumps, pooled, extended)
 
     def start(self) -> Self:
         try:
@@ -424,6 +427,7 @@ def main(argument: str) -> int:
         FlushMode(request["flush"]),
         request["pumps"],
         request["pooled"],
+        request["extended"],
         histories=request["histories"],
         messages=request["messages"],
         body_bytes=request["body_bytes"],

@@ -32,6 +32,7 @@ NOT_UNDER_LOAD = {
     "flusher.pool-committed",
     "flusher.pool-published",
     "dispatcher.queue-removed",
+    "dispatcher.units-written",
     "dispatcher.holder-unrung",
     "cleaner.log-hidden",
     "cleaner.queues-hidden",
@@ -39,8 +40,8 @@ NOT_UNDER_LOAD = {
     "cleaner.queue-files-removed",
     "cleaner.index-files-removed",
 }
-"""Points of starting, stopping, of the store pool, of removing old files and of waking consumers: tested
-elsewhere."""
+"""Points of starting, stopping, of the store pool, of queues' extensions, of removing old files and of waking
+consumers: tested elsewhere."""
 
 
 def points(role: str) -> list[str]:
@@ -99,6 +100,18 @@ def test_death_at_the_points_of_the_store_pool(tmp_path: Path) -> None:
             broker.wait_running(role, 2)
         broker.wait_flow(broker.positions.get(Position.APPENDED) + FILE_BYTES)
         assert broker.stop() == 0, broker.log
+        verdict = broker.check()
+        assert verdict.clean, f"{verdict}\n{broker.log}"
+
+
+def test_death_between_an_extension_and_its_queue(tmp_path: Path) -> None:
+    """The next dispatcher writes the same units again, and the entries that lead to them."""
+    options = {"extended": True, "messages": 100_000, "faults": "dispatcher.units-written:5"}
+    with StoreBroker(tmp_path, **options).start() as broker:  # type: ignore[arg-type]
+        broker.wait_running("dispatcher", 2)
+        broker.wait_flow(broker.positions.get(Position.APPENDED))
+        assert broker.stop() == 0, broker.log
+        assert any((broker.store / "consumequeue_ext").rglob("0" * 20))
         verdict = broker.check()
         assert verdict.clean, f"{verdict}\n{broker.log}"
 
