@@ -238,8 +238,9 @@ def test_clients_that_stop_in_the_middle_of_a_frame(dev: Dev, canary: Canary, ga
         stopped.append(sock)
     until("the most silent are closed", lambda: closed_of(stopped) >= 9)
     assert gateway.own_bytes() - memory < 2 * UNFINISHED_BYTES_MAX, "of 96 MB"
-    said = lines(dev, before, "bytes of unfinished frames are too many")
-    assert 9 <= len(said) <= 10
+    unfinished = "bytes of unfinished frames are too many"
+    until("a line each", lambda: len(lines(dev, before, unfinished)) >= 9)
+    assert len(lines(dev, before, unfinished)) <= 10
     canary.sings()
     until("the others are idle", lambda: closed_of(stopped) == len(stopped))
     close_all(stopped)
