@@ -377,7 +377,11 @@ class Mailbox:
         future._finish(None, error)
 
     def role_changed(self, role: str, incarnation: int) -> None:
-        """Fail what was asked of other incarnations of `role`, and forget the way to them."""
+        """Fail what was asked of other incarnations of `role`, and forget the way to them.
+
+        The word may be late: who is alive now may have been written to already, and must not lose that.
+        """
+        incarnation = max(incarnation, self._directory.incarnation_of(role))
         prefix = f"{role}."
         current = f"{role}.{incarnation}"
         for owner in [owner for owner in self._outgoing if owner.startswith(prefix) and owner != current]:

@@ -154,6 +154,19 @@ def test_questions_to_the_dead_fail(caller: Mailbox, holder: Mailbox, alive: Ali
     assert not new.done
 
 
+def test_a_late_word_of_a_death_takes_nothing_from_the_successor(
+    caller: Mailbox, holder: Mailbox, alive: Alive
+) -> None:
+    """`role_changed` may come when the next one has been written to: that is neither lost nor failed."""
+    asked = caller.ask("holder", Ping(1), reply_type=Pong, timeout_s=60)
+    ways = dict(caller._outgoing)
+    caller.role_changed("holder", 0)  # of the one before
+    assert caller._outgoing == ways
+    (ping,) = receive(holder, 1)
+    holder.reply(ping.sender, Pong(1))
+    assert asked.get() == Pong(1)
+
+
 def test_death_ends_a_wait(caller: Mailbox, holder: Mailbox, alive: Alive) -> None:
     """Blocked in `get`, with the time-out far away: the directory says that it is gone."""
     future = caller.ask("holder", Ping(1), timeout_s=60)
