@@ -48,8 +48,6 @@ FORGET_BYTES: Final = 16 * 1024 * 1024
 """Maps of what is done are given back in pieces of this size: a role needs no memory for the past."""
 SPACING_NS: Final = 1_000_000
 """Under load, the time from the beginning of a batch to that of the next (RocketMQ's, too)."""
-UNAWAITED_SPACING_NS: Final = 4_000_000
-"""The same while no pull waits for a message: who pulls next is at most so late."""
 CROWD: Final = 4
 """So many records in a batch mean load,"""
 CROWD_NS: Final = 300_000
@@ -194,17 +192,14 @@ class Dispatcher:
             sentence = f"cannot write queues or index from log offset {log_offset}: {error}"
             raise StoreFailed(sentence) from error
 
-    def rest_ns(self, now_ns: int, awaited: bool) -> int:
+    def rest_ns(self, now_ns: int) -> int:
         """How long to look away after a `run`: under load what comes meanwhile costs little more than one.
 
         The first message after a pause never waits, nor does anything while much is left to do.
-
-        Args:
-            awaited: some pull waits for a message.
         """
         if not self._crowded or self.safe - self.dispatched > BEHIND_BYTES:
             return 0
-        return max(0, self._began_ns + (SPACING_NS if awaited else UNAWAITED_SPACING_NS) - now_ns)
+        return max(0, self._began_ns + SPACING_NS - now_ns)
 
     def mend(self, log_offset: int) -> bool:
         """Write the queue entry of one dispatched record again; False when there is no such record or queue.
@@ -383,7 +378,7 @@ class DispatcherActor(ProcessActor):
         return self.state.has_news
 
     def rest_ns(self) -> int:
-        return self.state.rest_ns(self.context.clock.monotonic_ns(), self._somebody_waits())
+        return self.state.rest_ns(self.context.clock.monotonic_ns())
 
     def _somebody_waits(self) -> bool:
         """Whether a gateway has pulls that wait, read after what has grown is visible."""

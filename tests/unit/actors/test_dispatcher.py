@@ -14,7 +14,7 @@ from faults.disks import FailingDisk
 from store_rig import FILE_BYTES, Died, Memory, StoreWriter, killing
 
 from actormq.actors import dispatcher
-from actormq.actors.dispatcher import CROWD, CROWD_NS, SPACING_NS, UNAWAITED_SPACING_NS, Dispatcher
+from actormq.actors.dispatcher import CROWD, CROWD_NS, SPACING_NS, Dispatcher
 from actormq.actors.flusher import INDEX_TIMESTAMP, QUEUES_TIMESTAMP
 from actormq.broker.tables import TopicEntry, TopicGone, encode_entry
 from actormq.config import FlushMode
@@ -83,21 +83,16 @@ def test_entries_point_at_their_records(memory: Memory) -> None:
 
 
 def test_under_load_it_rests_between_batches(memory: Memory) -> None:
-    """Many at once, or one soon after the other: the next ones wait a little.  Single ones never do.
-
-    While no pull waits for a message it rests longer.
-    """
+    """Many at once, or one soon after the other: the next ones wait a little.  Single ones never do."""
     rig = Rig(memory)
-    rests, unawaited = [], []
+    rests = []
     for after_ns, count in ((10**9, 1), (CROWD_NS - 1, 1), (SPACING_NS, CROWD), (SPACING_NS, 1), (10**9, 1)):
         rig.now_ns += after_ns
         for _ in range(count):
             rig.store.put()
         assert rig.dispatcher.run(NOW_MS, rig.now_ns) == [0]
-        rests.append(rig.dispatcher.rest_ns(rig.now_ns + 50_000, awaited=True))
-        unawaited.append(rig.dispatcher.rest_ns(rig.now_ns + 50_000, awaited=False))
+        rests.append(rig.dispatcher.rest_ns(rig.now_ns + 50_000))
     assert rests == [0, SPACING_NS - 50_000, SPACING_NS - 50_000, 0, 0]
-    assert unawaited == [0, UNAWAITED_SPACING_NS - 50_000, UNAWAITED_SPACING_NS - 50_000, 0, 0]
 
 
 def test_it_does_not_rest_while_idle_or_far_behind(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,15 +101,15 @@ def test_it_does_not_rest_while_idle_or_far_behind(memory: Memory, monkeypatch: 
     for at_ns in (10**9, 10**9 + 1):
         rig.store.put()
         rig.dispatcher.run(NOW_MS, at_ns)
-    assert rig.dispatcher.rest_ns(10**9 + 2, awaited=True) > 0
+    assert rig.dispatcher.rest_ns(10**9 + 2) > 0
     assert rig.dispatcher.run(NOW_MS, 10**9 + 3) is None
-    assert rig.dispatcher.rest_ns(10**9 + 4, awaited=True) == 0
+    assert rig.dispatcher.rest_ns(10**9 + 4) == 0
     for at_ns in (2 * 10**9, 2 * 10**9 + 1):
         rig.store.put()
         rig.dispatcher.run(NOW_MS, at_ns)
     monkeypatch.setattr(dispatcher, "BEHIND_BYTES", 0)
     rig.store.put()
-    assert rig.dispatcher.rest_ns(2 * 10**9 + 2, awaited=True) == 0
+    assert rig.dispatcher.rest_ns(2 * 10**9 + 2) == 0
 
 
 def test_goes_on_in_the_next_file(memory: Memory) -> None:
