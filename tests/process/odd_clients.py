@@ -10,9 +10,10 @@ from pathlib import Path
 
 import zmq
 from actormq_process import Dev, start_dev
-from gateway_process import PATIENCE_S, Peer, heartbeat
+from gateway_process import PATIENCE_S, Peer, heartbeat, until
 from gateway_rig import pull_request, send_request
 
+from actormq.errors import ResponseCode
 from actormq.store import record as records
 from actormq.wire import frame, json
 from actormq.wire.command import RemotingCommand, Serialize
@@ -105,7 +106,10 @@ class Witness:
         """Return the body at an offset of the good topic, once it is readable."""
         peer = Peer(self.dev)
         # Long polling, with the subscription in the request: 2 + 4.
-        answer = peer.ask(pull_request(TOPIC, GROUP, offset, flags=6, messages=1, subscription="*"))
+        request = pull_request(TOPIC, GROUP, offset, flags=6, messages=1, subscription="*")
+        # While even the message before it is not readable, a pull is told that it is beyond the end.
+        until("it is near the end", lambda: peer.ask(request).code != ResponseCode.PULL_OFFSET_MOVED)
+        answer = peer.ask(request)
         peer.close()
         assert answer.code == 0, answer.remark
         return bytes(records.decode(memoryview(bytes(answer.body))).body)

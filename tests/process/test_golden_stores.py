@@ -153,6 +153,7 @@ def test_the_extension_is_gone_on_with(tmp_path: Path) -> None:
         for number in range(60):
             client.send("filtered", 0, b"%d" % number, f"TAGS\1t{number % 3}\2")
         client.send("unfiltered", 0, b"delayed", "TAGS\1late\2DELAY\0011\2")
+        await_true("all can be read", lambda: len(pull_all(client, "filtered", 0)) >= len(stored) + 60)
         assert len(pull_all(client, "filtered", 0)) == len(stored) + 60
         assert len(pull_all(client, "filtered", 0, tags="t1")) == tagged + 20
         await_true("the delayed message", lambda: bool(pull_all(client, "unfiltered", 0, tags="late")))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Final
 
@@ -64,7 +65,7 @@ class ReadThreads:
                 then = job()
             except Exception as error:  # the gateway dies of it, as of an error of its own
                 then = _raiser(error)
-            self._call_soon(lambda then=then: self._done(then))  # type: ignore[misc]
+            self._call_soon(partial(self._done, then))
 
     def _done(self, then: Then) -> None:
         self._under_way -= 1
