@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 	'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 VENV := .venv
 BIN := $(VENV)/bin
-KERNELS := $(wildcard actormq/kernels/*.py actormq/kernels/*.pxd actormq/kernels/*.h)
+KERNELS := $(wildcard actormq/kernels/*.py actormq/kernels/*.pxd actormq/kernels/*.h tests/faults/judging.p*)
 PYTEST_ARGS ?=
 WORKERS ?= 2
 DIST ?= dist
@@ -105,5 +105,5 @@ docs: venv $(VENV)/.docs ## build the documentation as pages in build/docs
 
 clean: ## remove what was built, but .venv
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
-	rm -f actormq/kernels/*.c actormq/kernels/*.so actormq/kernels/*.html $(VENV)/.kernels
+	rm -f actormq/kernels/*.c actormq/kernels/*.so actormq/kernels/*.html tests/faults/*.so $(VENV)/.kernels
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,5 +1,7 @@
 """Build the kernels, every file of ``actormq/kernels`` an extension; leave out of a wheel what is for tests.
 
+In place, the tests' checker gets its loop compiled, too.
+
 Nothing here is needed to run ActorMQ: without Cython, a compiler or Python's headers the install
 succeeds and the ``.py`` files are used; one kernel that fails to compile leaves the others compiled.
 ``ACTORMQ_KERNELS=required`` makes each of these an error: a wheel for others has them all, or is none.
@@ -25,6 +27,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 KERNELS = Path("actormq/kernels")
+JUDGING = Path("tests/faults/judging.py")
 HEADERS = sorted(KERNELS.glob("*.h"))
 DIRECTIVES = {"language_level": 3, "show_performance_hints": False}
 """The rest is Python's own meaning; a kernel that is sure of its bounds says so in its first lines:
@@ -70,6 +73,12 @@ def _compiler() -> str | None:
     return shutil.which(command[0])
 
 
+def _sources() -> list[Path]:
+    """Return what is compiled."""
+    sources = sorted(set(KERNELS.glob("*.py")) - {KERNELS / "__init__.py"})
+    return [*sources, JUDGING] if "--inplace" in sys.argv and JUDGING.exists() else sources
+
+
 def kernels() -> list[Extension]:
     """Return one optional extension per kernel that Cython accepts."""
     if os.environ.get("ACTORMQ_PURE") == "1":
@@ -84,9 +93,7 @@ def kernels() -> list[Extension]:
         _warn("Cython is not installed, the kernels stay uncompiled")
         return []
     extensions: list[Any] = []
-    for source in sorted(KERNELS.glob("*.py")):
-        if source.name == "__init__.py":
-            continue
+    for source in _sources():
         _drop_stale(source)
         try:
             (extension,) = cythonize(

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import orjson
 import pytest
-from faults.checker import Checker, Event, History, Verdict, check, main
+from faults import checker, judging, long_history
+from faults.checker import History, Verdict, check, main
 
+Event = list[Any]
 Histories = dict[str, list[Event]]
 SECOND = 1_000_000_000
+
+
+def _uncompiled() -> ModuleType:
+    """Return judging.py as it stands, whatever is beside it."""
+    spec = spec_from_file_location("faults.judging", Path(checker.__file__).with_name("judging.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True, params=["python", "compiled"])
+def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each test has the judge uncompiled, then as it is imported, if that is compiled."""
+    if request.param == "python":
+        monkeypatch.setattr(checker, "Judge", _uncompiled().Judge)
+    elif judging.__file__.endswith(".py"):
+        pytest.skip("the checker's loop is not compiled here")
+    return str(request.param)
 
 
 def good(messages: int = 60) -> Histories:
@@ -46,11 +71,17 @@ def good(messages: int = 60) -> Histories:
 
 
 def judge(histories: Histories, **options: Any) -> Verdict:
-    return Checker(unavailable_ms_max=1000, **options).run(copies(*histories.values()))
+    return judge_all(*histories.values(), unavailable_ms_max=1000, **options)
 
 
-def copies(*histories: list[Event]) -> list[list[Event]]:
-    return [[[*event] for event in history] for history in histories]
+def judge_all(*histories: list[Event], **options: Any) -> Verdict:
+    return checker.judge((in_pieces(history) for history in histories), **options)
+
+
+def in_pieces(history: list[Event], lines: int = 7) -> Iterator[bytes]:
+    """Yield the lines of a history, some at once."""
+    for first in range(0, len(history), lines):
+        yield b"".join(orjson.dumps(event) + b"\n" for event in history[first : first + lines])
 
 
 def find(history: list[Event], kind: str, message: str) -> int:
@@ -173,9 +204,9 @@ def test_a_session_of_one_queue_excuses_that_queue_only() -> None:
     consumer: list[Event] = [[10, "recv", "g", f"q{n % 2}", n // 2, f"m{n}", ""] for n in range(4)]
     consumer.append([11, "session", "g", "q0"])
     consumer.append([12, "recv", "g", "q0", 0, "m0", ""])
-    assert Checker().run(copies(producer, consumer)).clean
+    assert judge_all(producer, consumer).clean
     consumer.append([13, "recv", "g", "q1", 0, "m1", ""])
-    assert Checker().run(copies(producer, consumer)).violations == {"queue inversion": 1}
+    assert judge_all(producer, consumer).violations == {"queue inversion": 1}
 
 
 def test_a_session_of_one_process_excuses_nobody_else() -> None:
@@ -183,10 +214,10 @@ def test_a_session_of_one_process_excuses_nobody_else() -> None:
     producer: list[Event] = [[1, "send", "a", None, 0, ""], [2, "send", "b", None, 0, ""]]
     former: list[Event] = [[3, "recv", "g", "q", 0, "a", ""], [4, "recv", "g", "q", 1, "b", ""]]
     next_one: list[Event] = [[5, "session", "g", "q"], [6, "recv", "g", "q", 1, "b", ""]]
-    assert Checker().run(copies(producer, former, next_one)).clean
-    assert Checker().run(copies(producer, former, next_one[1:])).clean
+    assert judge_all(producer, former, next_one).clean
+    assert judge_all(producer, former, next_one[1:]).clean
     former.append([7, "recv", "g", "q", 0, "a", ""])
-    assert Checker().run(copies(producer, former, next_one)).violations == {"queue inversion": 1}
+    assert judge_all(producer, former, next_one).violations == {"queue inversion": 1}
 
 
 def test_a_delayed_message_may_be_delivered_twice_but_not_be_lost() -> None:
@@ -201,14 +232,14 @@ def test_a_delayed_message_may_be_delivered_twice_but_not_be_lost() -> None:
         [11, "recv", "g", "q1", 7, "late", "d"],
         [20, "expect", "g"],
     ]
-    verdict = Checker().run(copies(producer, consumer))
+    verdict = judge_all(producer, consumer)
     assert verdict.clean, verdict
     assert verdict.redelivered == 1
-    assert Checker().run(copies(producer, consumer[2:])).violations == {"lost": 1}
+    assert judge_all(producer, consumer[2:]).violations == {"lost": 1}
     consumer[1][6] = "other"
-    assert Checker().run(copies(producer, consumer)).violations == {"digest": 1}
+    assert judge_all(producer, consumer).violations == {"digest": 1}
     consumer[1] = [11, "recv", "g", "q0", 5, "unknown", "d"]
-    assert Checker().run(copies(producer, consumer)).violations["phantom"] == 1
+    assert judge_all(producer, consumer).violations["phantom"] == 1
 
 
 def test_receiving_again_can_be_forbidden() -> None:
@@ -231,15 +262,15 @@ def test_a_lost_tail_is_excused_only_in_async_mode_and_unread() -> None:
         [23, "recv", "g", "q", 1, "c", ""],
         [30, "expect", "g"],
     ]
-    verdict = Checker(tail_may_be_lost=True).run(copies(producer, consumer))
+    verdict = judge_all(producer, consumer, tail_may_be_lost=True)
     assert verdict.clean, str(verdict)
     assert verdict.excused == 1
-    assert Checker().run(copies(producer, consumer)).violations == {"lost": 1}
+    assert judge_all(producer, consumer).violations == {"lost": 1}
     consumer.insert(1, [15, "recv", "g", "q", 1, "b", ""])
     consumer[2][4] = 2
-    assert "beyond durable" in Checker(tail_may_be_lost=True).run(copies(producer, consumer)).violations
+    assert "beyond durable" in judge_all(producer, consumer, tail_may_be_lost=True).violations
     producer[-1][4] = 2
-    verdict = Checker(seen_may_be_lost=True).run(copies(producer, consumer, [[31, "expect", "h"]]))
+    verdict = judge_all(producer, consumer, [[31, "expect", "h"]], seen_may_be_lost=True)
     assert verdict.violations == {"lost": 2}, "a and c, by a group that has received nothing"
     assert verdict.excused == 1
 
@@ -269,7 +300,7 @@ def test_histories_are_files_that_a_kill_may_cut(
     assert check([tmp_path / "one"]).clean
     monkeypatch.setattr("sys.argv", ["checker", str(tmp_path / "one")])
     assert main() == 0
-    (tmp_path / "two").write_text(json.dumps([1, "recv", "g", "q", 7, "nobody", ""]) + "\n")
+    (tmp_path / "two").write_text('[1,"recv","g","q",7,"nobody",""]\n')
     monkeypatch.setattr("sys.argv", ["checker", str(tmp_path / "one"), str(tmp_path / "two")])
     assert main() == 1
     assert "NOT CLEAN" in capsys.readouterr().out
@@ -284,3 +315,117 @@ def test_random_losses_are_all_counted() -> None:
     for place in sorted(chance.sample(places, 25), reverse=True):
         del histories["one"][place]
     assert judge(histories).violations == {"lost": 25}
+
+
+def test_words_are_those_of_json() -> None:
+    """Ids and names may have quotes, commas, brackets and other alphabets in them, or be numbers."""
+    for name in ('a"b', "back\\", "c,]", "[{d", "ü…", "", 5, -5):
+        group = f"of {name}"
+        producer: list[Event] = [[1, "send", name, None, 0, "d"], [2, "ack", name, "q,]", 0]]
+        consumer: list[Event] = [
+            [3, "recv", group, "q,]", 0, name, "d"],
+            [4, "note", "any", [1, {"a": None}], 1.5],
+            [5, "expect", group],
+        ]
+        assert judge_all(producer, consumer).clean
+        verdict = judge_all(producer, consumer[2:])
+        assert verdict.examples["lost"] == [f"{group} never received {name}, acknowledged: ('q,]', 0)"]
+    assert not judge_all([[1, "send", "5", None, 0, ""]], [[2, "recv", "g", "q", 0, 5, ""]]).clean
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"1",
+        b'[1, "expect","g"]',
+        b'[1,"expect"]',
+        b'[1,"expect","g',
+        b'[1,"expect","g\\',
+        b'["1","expect","g"]',
+        b'[,"expect","g"]',
+        b'[1,"else"]',
+        b'[1,"ack","a","q"]',
+        b'[1,"ack","a","q",1x]',
+        b'[1,"ack","a","q","1"]',
+        b'[1,"ack",["a"],"q",1]',
+    ],
+)
+def test_a_line_that_is_none_is_named(line: bytes) -> None:
+    """It is no history that the checker could call clean."""
+    good = b'[1,"expect","g"]\n'
+    with pytest.raises(ValueError, match="no line of a history") as caught:
+        checker.judge([[good + line + b"\n" + good]])
+    assert repr(line) in str(caught.value)
+
+
+def test_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a piece has: a part of a line, or many."""
+    paths = [tmp_path / name for name in good()]
+    for path, history in zip(paths, good().values(), strict=True):
+        path.write_bytes(b"".join(in_pieces(history)))
+    whole = check(paths)
+    assert whole.clean
+    for size in (1, 50, 1000):
+        monkeypatch.setattr(checker, "PIECE_BYTES", size)
+        assert check(paths) == whole
+
+
+def test_an_end_far_below_what_was_acknowledged() -> None:
+    """All that was behind it is away, be it a few places or one that is far off."""
+    producer: list[Event] = []
+    for number, offset in enumerate((0, 1, 2, 1 << 40)):
+        producer += [[number, "send", f"m{number}", None, 0, ""], [number, "ack", f"m{number}", "q", offset]]
+    for end, excused in ((3, 1), (1, 3)):
+        history: list[Event] = [*producer, [9, "end", "q", end]]
+        for offset in range(end, 4):
+            history += [[10, "send", f"n{offset}", None, 0, ""], [10, "ack", f"n{offset}", "q", offset]]
+        consumer: list[Event] = [[20, "recv", "g", "q", n, f"m{n}", ""] for n in range(end)]
+        consumer += [[21, "recv", "g", "q", n, f"n{n}", ""] for n in range(end, 4)]
+        verdict = judge_all(history, [*consumer, [30, "expect", "g"]], tail_may_be_lost=True)
+        assert verdict.clean, verdict
+        assert verdict.excused == excused
+
+
+def test_compiled_and_uncompiled_say_the_same(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of histories in which much is wrong."""
+    if version == "python":
+        pytest.skip("it would be compared with itself")
+    chance = random.Random(5)
+    pure = _uncompiled().Judge
+    found: Counter[str] = Counter()
+    for _ in range(100):
+        histories = good(50)
+        for history in histories.values():
+            for _ in range(chance.randrange(4)):
+                one, other = chance.sample(history, 2)
+                if one[1] == other[1] and len(one) > 2:
+                    field = chance.randrange(2, len(one))
+                    one[field] = other[field]
+                else:
+                    history.remove(one)
+        options = {name: chance.random() < 0.5 for name in ("tail_may_be_lost", "seen_may_be_lost")}
+        verdict = judge(histories, **options)
+        found += verdict.violations
+        with monkeypatch.context() as patched:
+            patched.setattr(checker, "Judge", pure)
+            assert judge(histories, **options) == verdict
+    assert len(found) >= 9, found
+
+
+@pytest.mark.parametrize(
+    "messages", [2000, pytest.param(10_000_000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+)
+def test_a_long_history(messages: int, version: str, tmp_path: Path) -> None:
+    """What it takes is printed; 60 s are allowed, on a machine that does nothing else."""
+    if version == "python":
+        pytest.skip("measured as it is imported")
+    paths = long_history.write(tmp_path, messages)
+    cost = long_history.measure(paths)
+    print(cost)
+    assert cost.clean
+    assert f"{messages} sent, {messages} acknowledged, {messages} received" in cost.said
+    with open(paths[-1], "ab") as watcher:
+        watcher.write(b'[%d,"expect","another"]\n' % (messages * SECOND))
+    if messages < 10_000:
+        assert not long_history.measure(paths).clean

@@ -361,7 +361,7 @@ class Load:
     # -- the end
 
     def finish(self, **options: Any) -> checker.Verdict:
-        """Stop the producers, let every group catch up, stop the consumers, and judge (`checker.Checker`)."""
+        """Stop the producers, let every group catch up, stop the consumers, and judge (`checker.judge`)."""
         self.ended_ns = time.monotonic_ns()
         for process in self.producers:
             process.send_signal(signal.SIGTERM)

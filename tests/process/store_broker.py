@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import msgspec
-from faults.checker import Checker, History, Verdict, read
+from faults.checker import History, Verdict, check
 from faults.disks import FailingDisk
 from process.demo import PROJECT, TESTS, Demo, wait_until
 
@@ -401,7 +401,7 @@ class StoreBroker(Demo):
         if expect_all:
             history.expect("reader")
         history.close()
-        return Checker(again_allowed=False).run(read(path) for path in sorted(self.histories.iterdir()))
+        return check(sorted(self.histories.iterdir()), again_allowed=False)
 
     def queue_range(self, queue_id: int) -> tuple[int, int]:
         """Return the first entry in the queue's files and one past the last."""

@@ -82,3 +82,17 @@ def test_stale_extension_never_hides_its_source(project: Path) -> None:
     os.utime(source, (later, later))
     assert "refused" in build(project)
     assert built(project) == set()
+
+
+@needs_compiler
+def test_the_checker_is_compiled_where_the_tests_are(project: Path) -> None:
+    """Its loop lies beside its source, and is nothing that a wheel has."""
+    faults = project / "tests" / "faults"
+    faults.mkdir(parents=True)
+    for suffix in (".py", ".pxd"):
+        shutil.copy((ROOT / "tests" / "faults" / "judging").with_suffix(suffix), faults)
+    assert build(project) == ""
+    assert list(faults.glob("judging*.so"))
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "lib"]
+    subprocess.run(command, cwd=project, env=os.environ | {"ACTORMQ_PURE": ""}, check=True)
+    assert [path.name.partition(".")[0] for path in (project / "lib").rglob("*.so")] == ["small"]
