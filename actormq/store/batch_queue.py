@@ -19,11 +19,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from actormq.kernels import records
+from actormq.kernels import queues, records
 from actormq.message import PropertyKey, decode_properties
 from actormq.store.commit_log import file_name
 from actormq.store.consume_queue import first_at_or_after, queue_folder
-from actormq.store.disk import Disk
+from actormq.store.disk import BytesLike, Disk
 from actormq.store.queue_bounds import queues_on_disk
 
 FOLDER: Final = "batchconsumequeue"
@@ -53,6 +53,18 @@ class BatchEntry(NamedTuple):
     def end(self) -> int:
         """One past the queue offset of its last message."""
         return self.first + self.messages
+
+
+def entries_of(entries: BytesLike, view: memoryview, base: int) -> bytearray:
+    """Return the entries of the records at which ordinary queue entries point.
+
+    Args:
+        view: the log file in which they lie, and `base` its first byte's log offset.
+    """
+    made = bytearray()
+    for log_offset, _, tags_code in queues.ENTRY.iter_unpack(entries):
+        made += entry_of(records.decode(view, log_offset - base), tags_code)
+    return made
 
 
 def entry_of(header: records.Header, tags_code: int) -> bytes:

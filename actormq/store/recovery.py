@@ -551,7 +551,7 @@ class _Replay:
             return
         if queue[0] in self._recovery.batch_topics:
             # RocketMQ refuses a store in which such a topic has ordinary queues.
-            self._write_batches(queue, entries)
+            self._write_batches(queue, batch_queue.entries_of(entries, view, base))
             return
         low, high = self._extents.get(queue, (0, 0))
         if first != high:
@@ -586,14 +586,9 @@ class _Replay:
                 files.write(*queue, low, queues.ENTRY.pack(log_offset, 0, 0) * (high - low))
 
     def _write_batches(self, queue: tuple[str, int], entries: bytearray) -> None:
-        recovery = self._recovery
-        made = bytearray()
-        for log_offset, size, tags_code in queues.ENTRY.iter_unpack(entries):
-            header = records.decode(recovery.reader.view(log_offset, size), 0)
-            made += batch_queue.entry_of(header, tags_code)
         place = self._batch_places.get(queue, 0)
-        recovery.batch_files.write(*queue, place, made)
-        self._batch_places[queue] = place + len(made) // batch_queue.ENTRY_BYTES
+        self._recovery.batch_files.write(*queue, place, entries)
+        self._batch_places[queue] = place + len(entries) // batch_queue.ENTRY_BYTES
 
     def finish(self) -> Queues:
         """Cut every queue where it ends now, and return what each has."""

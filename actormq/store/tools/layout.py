@@ -87,7 +87,7 @@ def find_layout(disk: Disk, root: Path, given: Sizes | None = None) -> Layout:
         or _most_common(_sizes(disk, root / commit_log.FOLDER))
         or _DEFAULT.log_file_bytes,
         queue_file_entries=given.queue_file_entries
-        or _most_common(_queue_sizes(disk, root / consume_queue.FOLDER)) // ENTRY_BYTES
+        or queue_file_bytes(disk, root / consume_queue.FOLDER) // ENTRY_BYTES
         or _DEFAULT.queue_file_entries,
         index_slots=slots,
         index_entries=entries,
@@ -97,6 +97,11 @@ def find_layout(disk: Disk, root: Path, given: Sizes | None = None) -> Layout:
 def _sizes(disk: Disk, folder: Path) -> list[int]:
     paths = [folder / name for name in disk.listdir(folder) if len(name) == 20 and name.isdigit()]
     return [disk.size(path) for path in paths if not disk.is_folder(path)]
+
+
+def queue_file_bytes(disk: Disk, root: Path) -> int:
+    """Return the size that most files of all queues in a folder have; 0 without any."""
+    return _most_common(_queue_sizes(disk, root))
 
 
 def _queue_sizes(disk: Disk, root: Path) -> Iterable[int]:

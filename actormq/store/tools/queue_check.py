@@ -5,25 +5,24 @@ Entries that no record of the log stands behind are looked for at the end, where
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Collection, Mapping
+import struct
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from actormq.kernels import queues
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.message import SCHEDULE_TOPIC
 from actormq.store import queue_ext, tables
-from actormq.store.commit_log import file_name
-from actormq.store.consume_queue import first_at_or_after, queue_folder
-from actormq.store.disk import Disk
-from actormq.store.tools.layout import Layout
+from actormq.store.consume_queue import first_at_or_after
+from actormq.store.queue_ext import QueueExtensions
+from actormq.store.tools.entry_files import EntryFiles
 from actormq.store.tools.report import Finding, Report
 from actormq.store.tools.trust import EVERYTHING, Trust
-from actormq.store.tools.walking import Queue, is_deleted, sound_files
+from actormq.store.tools.walking import Queue, is_deleted
 
-_CHUNK_BYTES: Final = 50_000 * ENTRY_BYTES
+LOG_OFFSET: Final = struct.Struct(">q")
+"""With which every entry begins; the record's size comes next."""
 _NO_LIMIT: Final = 1 << 62
 _MULTI_PREFIX: Final = "%LMQ%"
 """Queues of messages whose own topic is another (RocketMQ's light queues)."""
@@ -31,6 +30,7 @@ _KINDS: Final = {
     "queue.hole": "there is no entry for this record",
     "queue.entry": "the entry points at another place than the record",
     "queue.tags": "the entry has another tags code than the record",
+    "queue.unit": "its unit of the extension is missing, or has another tags code than the record",
 }
 
 
@@ -49,32 +49,33 @@ class QueueCheck:
     """Compares; `finish` says what is left.
 
     Args:
+        files: of the queues.
         topics: what topics.json says; None without one.
         found: the queues that have a folder.
         deleted: by topic, the log offset before which its records are dead.
-        unchecked: topics whose entries lie elsewhere.
+        extensions: where entries may lead; None where there is no extension.
     """
+
+    entry_bytes = ENTRY_BYTES
 
     def __init__(
         self,
-        disk: Disk,
-        layout: Layout,
+        files: EntryFiles,
         trust: Trust,
         report: Report,
         topics: tables.Table | None,
         found: Collection[Queue],
         deleted: Mapping[str, int],
-        unchecked: Collection[str],
+        extensions: QueueExtensions | None = None,
     ) -> None:
-        self._with_ext = disk.is_folder(layout.root / queue_ext.FOLDER)
+        self._entries = files
+        self._extensions = extensions
         self._trust = trust
         self._report = report
         self._topics = topics
         self._found = set(found)
         self._deleted = deleted
-        self._unchecked = unchecked
         self._seen: dict[Queue, _Seen] = {}
-        self._entries = _Entries(disk, layout)
         self.waiting = 0
         """Entries that the dispatcher, or the next start, has still to write."""
 
@@ -83,14 +84,15 @@ class QueueCheck:
         if not entries:
             return
         seen = self._seen.setdefault(queue, _Seen())
-        count = len(entries) // ENTRY_BYTES
+        count = len(entries) // self.entry_bytes
         seen.records += count
-        if queue[0] in self._unchecked:
-            return
         self._note_run(queue, seen, first, count, entries)
         stored = self._entries.read(queue, first, count)
-        if stored != entries:
-            seen.findings += self._differences(queue, first, bytes(entries), stored)
+        if stored == entries:
+            return
+        resolved = stored if self._extensions is None else self._extensions.resolve(*queue, stored)
+        if resolved != entries:
+            seen.findings += self._differences(queue, first, bytes(entries), stored, bytes(resolved))
 
     def _note_run(self, queue: Queue, seen: _Seen, first: int, count: int, entries: bytearray) -> None:
         if first == 0 and seen.runs:
@@ -100,21 +102,28 @@ class QueueCheck:
         if seen.runs and first < seen.runs[-1][1]:
             what = f"queue offset {first} has been taken by an earlier record"
             seen.findings.append(
-                self._finding("queue.double", queue, first, ENTRY.unpack_from(entries)[0], what)
+                self._finding("queue.double", queue, first, LOG_OFFSET.unpack_from(entries)[0], what)
             )
         if seen.runs and seen.runs[-1][1] == first:
             seen.runs[-1] = (seen.runs[-1][0], first + count)
         else:
             seen.runs.append((first, first + count))
 
-    def _differences(self, queue: Queue, first: int, wanted: bytes, stored: bytes) -> list[Finding]:
-        """Return the entries that differ, neighbours with the same trouble as one."""
+    def _differences(
+        self, queue: Queue, first: int, wanted: bytes, stored: bytes, resolved: bytes
+    ) -> list[Finding]:
+        """Return the entries that differ, neighbours with the same trouble as one.
+
+        Args:
+            resolved: what is stored, with the extension's tags codes.
+        """
         if not stored.strip(b"\0"):
             return self._hole(queue, first, wanted)
         found: list[Finding] = []
         kind_before, start, length, log_offset = "", 0, 0, 0
-        for at in range(0, len(wanted) + 1, ENTRY_BYTES):
-            kind = self._difference(queue[0], wanted[at : at + ENTRY_BYTES], stored[at : at + ENTRY_BYTES])
+        for at in range(0, len(wanted) + 1, self.entry_bytes):
+            one = slice(at, at + self.entry_bytes)
+            kind = self._difference(queue[0], wanted[one], stored[one], resolved[one])
             if kind and self._is_waiting(wanted, at):
                 self.waiting += 1
                 kind = ""
@@ -126,33 +135,38 @@ class QueueCheck:
                 found.append(self._finding(kind_before, queue, start, log_offset, what, length))
             kind_before, length = kind, 1
             if kind:
-                start, log_offset = first + at // ENTRY_BYTES, ENTRY.unpack_from(wanted, at)[0]
+                start, log_offset = first + at // self.entry_bytes, LOG_OFFSET.unpack_from(wanted, at)[0]
         return found
 
-    def _difference(self, topic: str, wanted: bytes, stored: bytes) -> str:
+    def _difference(self, topic: str, wanted: bytes, stored: bytes, resolved: bytes) -> str:
         """Return what is wrong with one stored entry; nothing for an end or when all is well."""
-        if not wanted or wanted == stored:
+        if not wanted or wanted == resolved:
             return ""
         if not any(stored):
             return "queue.hole"
         if stored[:12] != wanted[:12]:
             return "queue.entry"
-        is_address = self._with_ext and ENTRY.unpack(stored)[2] <= queue_ext.ADDRESS_MAX
-        return "" if topic == SCHEDULE_TOPIC or is_address else "queue.tags"
+        if self._extensions is not None and ENTRY.unpack(stored)[2] <= queue_ext.ADDRESS_MAX:
+            is_lost = ENTRY.unpack(resolved)[2] <= queue_ext.ADDRESS_MAX
+            return "queue.unit" if is_lost or topic != SCHEDULE_TOPIC else ""
+        return "" if topic == SCHEDULE_TOPIC else "queue.tags"
 
     def _hole(self, queue: Queue, first: int, wanted: bytes) -> list[Finding]:
         """Return what is missing of a run of which nothing is there: all but what is still to be written."""
-        count = len(wanted) // ENTRY_BYTES
+        count = len(wanted) // self.entry_bytes
         due = first_at_or_after(
-            0, count, self._trust.queues, lambda number: ENTRY.unpack_from(wanted, number * ENTRY_BYTES)[0]
+            0,
+            count,
+            self._trust.queues,
+            lambda number: LOG_OFFSET.unpack_from(wanted, number * self.entry_bytes)[0],
         )
         self.waiting += count - due
-        log_offset = ENTRY.unpack_from(wanted)[0]
+        log_offset = LOG_OFFSET.unpack_from(wanted)[0]
         hole = self._finding("queue.hole", queue, first, log_offset, _KINDS["queue.hole"], due)
         return [hole] if due else []
 
     def _is_waiting(self, wanted: bytes, at: int) -> bool:
-        return bool(ENTRY.unpack_from(wanted, at)[0] >= self._trust.queues)
+        return bool(LOG_OFFSET.unpack_from(wanted, at)[0] >= self._trust.queues)
 
     def _finding(
         self, kind: str, queue: Queue, queue_offset: int, log_offset: int, what: str, count: int = 1
@@ -178,7 +192,7 @@ class QueueCheck:
                     self._report.add(finding)
         for queue in sorted(self._found):
             topic = queue[0]
-            if topic in self._unchecked or topic.startswith(_MULTI_PREFIX):
+            if topic.startswith(_MULTI_PREFIX):
                 continue
             for path, what in self._entries.complaints(queue):
                 self._report.add(
@@ -192,21 +206,24 @@ class QueueCheck:
         seen = self._seen.setdefault(queue, _Seen())
         seen.end = seen.runs[-1][1] if seen.runs else 0
         for first, chunk in self._entries.outside(queue, seen.runs):
-            at = 0
-            while at < len(chunk):
-                found = queues.select(chunk[at:], 0, 1, _NO_LIMIT, None, log_min)
-                at += found.examined * ENTRY_BYTES
-                number = first + at // ENTRY_BYTES
-                if not found.messages:
-                    break
-                log_offset = found.ranges[0][0]
+            for number, log_offset in self._pointing(chunk, log_min):
                 if log_offset < log_end:
                     what = "the log has no record of this queue offset where the entry points"
-                    self._report.add(self._finding("queue.stray", queue, number - 1, log_offset, what))
+                    self._report.add(self._finding("queue.stray", queue, first + number, log_offset, what))
                 elif self._trust.queues == EVERYTHING:
                     what = f"the entry points behind the end of the log ({log_end})"
-                    self._report.add(self._finding("queue.beyond", queue, number - 1, log_offset, what))
+                    self._report.add(self._finding("queue.beyond", queue, first + number, log_offset, what))
             seen.end = max(seen.end, self._entries.last_filled(first, chunk))
+
+    def _pointing(self, chunk: bytes, log_min: int) -> Iterator[tuple[int, int]]:
+        """Yield number and log offset of the entries that point into the log, or behind it."""
+        at = 0
+        while at < len(chunk):
+            found = queues.select(chunk[at:], 0, 1, _NO_LIMIT, None, log_min)
+            at += found.examined * ENTRY_BYTES
+            if not found.messages:
+                return
+            yield at // ENTRY_BYTES - 1, found.ranges[0][0]
 
     def counts(self) -> dict[Queue, int]:
         """Return how many records each queue has in the log."""
@@ -218,83 +235,3 @@ class QueueCheck:
 
     def close(self) -> None:
         self._entries.close()
-
-
-class _Entries:
-    """The files of all queues, read by descriptors: a map of a sparse file takes memory for its holes."""
-
-    def __init__(self, disk: Disk, layout: Layout, descriptors_max: int = 256) -> None:
-        self._disk = disk
-        self._root = layout.queues
-        self._file_bytes = layout.queue_file_entries * ENTRY_BYTES
-        self._descriptors: OrderedDict[Path, int] = OrderedDict()
-        self._descriptors_max = descriptors_max
-
-    def path(self, queue: Queue, number: int) -> Path:
-        """Return the file in which an entry stands."""
-        at = number * ENTRY_BYTES
-        return queue_folder(self._root, *queue) / file_name(at - at % self._file_bytes)
-
-    def complaints(self, queue: Queue) -> list[tuple[Path, str]]:
-        """Return what is wrong with the files of a queue."""
-        return sound_files(self._disk, queue_folder(self._root, *queue), self._file_bytes)[1]
-
-    def read(self, queue: Queue, first: int, count: int) -> bytes:
-        """Return entries; zeros where there is no file."""
-        parts = []
-        while count:
-            path = self.path(queue, first)
-            at = first * ENTRY_BYTES % self._file_bytes
-            size = min(count * ENTRY_BYTES, self._file_bytes - at)
-            fd = self._descriptor(path)
-            parts.append((self._disk.pread(fd, size, at) if fd >= 0 else b"").ljust(size, b"\0"))
-            first += size // ENTRY_BYTES
-            count -= size // ENTRY_BYTES
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _descriptor(self, path: Path) -> int:
-        fd = self._descriptors.get(path)
-        if fd is None:
-            try:
-                fd = self._disk.open(path, write=False)
-            except (FileNotFoundError, NotADirectoryError):
-                return -1
-            self._descriptors[path] = fd
-            if len(self._descriptors) > self._descriptors_max:
-                self._disk.close(self._descriptors.popitem(last=False)[1])
-        self._descriptors.move_to_end(path)
-        return fd
-
-    def outside(self, queue: Queue, runs: list[tuple[int, int]]) -> list[tuple[int, bytes]]:
-        """Return (number of the first, entries) of every stretch with data that is in none of `runs`."""
-        found: list[tuple[int, bytes]] = []
-        entries = self._file_bytes // ENTRY_BYTES
-        for base in sound_files(self._disk, queue_folder(self._root, *queue), self._file_bytes)[0]:
-            first = base // ENTRY_BYTES
-            at = first
-            for start, end in [*sorted(runs), (first + entries, first + entries)]:
-                if at < (stop := min(start, first + entries)):
-                    found += self._with_data(queue, at, stop)
-                at = max(at, min(end, first + entries))
-        return found
-
-    def _with_data(self, queue: Queue, first: int, end: int) -> list[tuple[int, bytes]]:
-        found = []
-        while first < end:
-            fd = self._descriptor(self.path(queue, first))
-            if fd < 0 or not self._disk.has_data(fd, first * ENTRY_BYTES % self._file_bytes):
-                break
-            count = min(end - first, _CHUNK_BYTES // ENTRY_BYTES)
-            found.append((first, self.read(queue, first, count)))
-            first += count
-        return found
-
-    @staticmethod
-    def last_filled(first: int, chunk: bytes) -> int:
-        """Return one past the last entry in `chunk` that is not all zeros."""
-        return first + -(-len(chunk.rstrip(b"\0")) // ENTRY_BYTES)
-
-    def close(self) -> None:
-        for fd in self._descriptors.values():
-            self._disk.close(fd)
-        self._descriptors.clear()

@@ -15,10 +15,15 @@ from typing import Any, Final
 
 from actormq.errors import StoreForeign
 from actormq.kernels import records
+from actormq.kernels.queues import ENTRY_BYTES
 from actormq.kernels.records import ScanEnd
-from actormq.store import tables
+from actormq.store import queue_ext, tables
+from actormq.store.batch_queue import BatchQueues
 from actormq.store.disk import Disk
 from actormq.store.queue_bounds import queues_on_disk
+from actormq.store.queue_ext import QueueExtensions
+from actormq.store.tools.batch_queue_check import BatchQueueCheck
+from actormq.store.tools.entry_files import EntryFiles
 from actormq.store.tools.index_check import IndexCheck
 from actormq.store.tools.layout import Layout
 from actormq.store.tools.queue_check import QueueCheck
@@ -107,10 +112,16 @@ class _Verification:
         self.verdict = Verdict(
             trust=self.trust, report=self.report, log_min=self.log.min, log_files=len(self.log.bases)
         )
-        found = queues_on_disk(disk, layout.queues)
         topics = stored[tables.TOPICS]
-        unchecked = batch_topics(disk, layout, topics)
-        self.queues = QueueCheck(disk, layout, self.trust, self.report, topics, found, deleted, unchecked)
+        self.batch_topics = batch_topics(disk, layout, topics)
+        known = (self.trust, self.report, topics)
+        found = [queue for queue in queues_on_disk(disk, layout.queues) if queue[0] not in self.batch_topics]
+        files = EntryFiles(disk, layout.queues, layout.queue_file_entries * ENTRY_BYTES, ENTRY_BYTES)
+        has_units = disk.is_folder(layout.root / queue_ext.FOLDER)
+        units = QueueExtensions(disk, layout.root) if has_units else None
+        self.queues = QueueCheck(files, *known, found, deleted, units)
+        batches = BatchQueues(disk, layout.root)
+        self.batches = BatchQueueCheck(batches, *known, batches.names(), deleted)
 
     def _trust_and_index(self) -> tuple[Trust, IndexCheck]:
         self.log.refresh()
@@ -130,16 +141,18 @@ class _Verification:
             self.report.add(Finding(kind="log.file", file=str(path), what=what))
         try:
             self._walk()
-            self.queues.finish(self._lowest(), self.verdict.log_end)
+            for each in (self.queues, self.batches):
+                each.finish(self._lowest(), self.verdict.log_end)
             self.index.finish(self.verdict.log_end)
         finally:
             self.queues.close()
+            self.batches.close()
         self._check_ends()
         self._check_offsets()
         verdict = self.verdict
-        verdict.queues = self.queues.counts()
+        verdict.queues = self.queues.counts() | self.batches.counts()
         verdict.index_entries = self.index.entries
-        verdict.waiting["queue entries"] = self.queues.waiting
+        verdict.waiting["queue entries"] = self.queues.waiting + self.batches.waiting
         verdict.waiting["index keys"] = self.index.waiting
         return verdict
 
@@ -170,10 +183,16 @@ class _Verification:
             for row, first, entries in made.runs:
                 queue = self.dispatching.queues[row]
                 if queue is not None and first >= 0:
-                    self.queues.compare(queue, *self.dispatching.living(queue, first, entries))
+                    self._compare_run(piece, queue, *self.dispatching.living(queue, first, entries))
             keys_of_old = partial(self.dispatching.keys_without_tags, piece, start, made.end)
             self.index.compare(made.keys, piece.base + made.end, keys_of_old)
             start = made.end
+
+    def _compare_run(self, piece: Piece, queue: Queue, first: int, entries: bytearray) -> None:
+        if queue[0] in self.batch_topics:
+            self.batches.compare_records(queue, first, entries, piece.view, piece.base)
+        else:
+            self.queues.compare(queue, first, entries)
 
     def _damaged(self, bad: BadPlace) -> None:
         header = _header_at(self.log, bad.start)
@@ -204,7 +223,7 @@ class _Verification:
 
     def _check_offsets(self) -> None:
         path = self.layout.root / tables.FOLDER / tables.CONSUMER_OFFSETS
-        ends = self.queues.ends()
+        ends = self.queues.ends() | self.batches.ends()
         for group, topic, queue_id, offset in _offsets(self.offsets):
             end = ends.get((topic, queue_id))
             if offset < 0 or (end is not None and self.trust.clean and offset > end):
