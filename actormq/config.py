@@ -230,6 +230,8 @@ class GatewayConfig:
     waiting_ms_max: int = 200
     reply_bytes_max: int = 64 * 1024 * 1024
     unfinished_bytes_max: int = 256 * 1024 * 1024
+    cold_bytes_per_second: int = 100 * 1024 * 1024
+    """Of old messages from the disk, each gateway, while others send; 0: without limit."""
 
     def __post_init__(self) -> None:
         _check(1 <= self.count <= 32, "gateways must be between 1 and 32")
@@ -245,6 +247,7 @@ class GatewayConfig:
             waiting_ms_max=(0, _DAY_MS),
             reply_bytes_max=(64 * _KIB, 16 * _GIB),
             unfinished_bytes_max=(64 * _KIB, 64 * _GIB),
+            cold_bytes_per_second=(0, 1024 * _GIB),
         )
 
 

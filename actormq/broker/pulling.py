@@ -273,7 +273,7 @@ class TransferLimits:
     native_messages: int = 8_192
     """Our own client says how much it wants; this is the most that it gets."""
     native_bytes: int = 1024 * 1024
-    native_disk_bytes: int = 256 * 1024
+    native_disk_bytes: int = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)

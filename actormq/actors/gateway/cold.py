@@ -2,11 +2,13 @@
 
 One of a few threads reads them and the answer follows: one group that reads last week must not slow anyone's
 sends.  Nobody asks first whether they are in memory: to ask costs the gateway as much as to read them.
+While others send, what comes from the disk is paced (`Pace`).
 """
 
 from __future__ import annotations
 
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +25,11 @@ JOBS_MAX: Final = 64
 GAP_BYTES_MAX: Final = 4_096
 """Ranges that are nearer to each other are read as one: the disk gives whole pages anyway."""
 _DESCRIPTORS_MAX: Final = 16
+PACED_NS: Final = 1_000_000_000
+"""So long after the last read that took the disk, and the last message that was sent, reads are paced."""
+_NS: Final = 1_000_000_000
+_OURS: Final = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
+"""Whose use of the disk a thread looks at."""
 
 Ranges = list[tuple[int, int]]
 Then = Callable[["bytes | bytearray | None"], None]
@@ -65,6 +72,47 @@ class Place(NamedTuple):
     stretch: Stretch
 
 
+class Pace:
+    """When the next read may begin, so that who sends meanwhile feels little of it.
+
+    Old messages cost processor time here, in the kernel and at their consumer; as fast as they can be had
+    they take all of it.  A rate bounds them, but only while the log grows, and only if the disk is read:
+    a consumer whose messages are in memory must be able to catch up with any producer.
+
+    Args:
+        bytes_per_second: the rate; 0: nothing is ever paced.
+        log_end: where the log ends now.
+    """
+
+    def __init__(self, bytes_per_second: int, log_end: Callable[[], int], now_ns: Callable[[], int]) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._log_end = log_end
+        self._now_ns = now_ns
+        self._end = log_end()
+        self._grew_ns = self._disk_ns = now_ns() - PACED_NS
+        self._free_ns = 0
+
+    def took_disk(self) -> None:
+        """Say that a read did."""
+        self._disk_ns = self._now_ns()
+
+    @property
+    def holds(self) -> bool:
+        """Whether reads wait for their time now."""
+        now_ns, end = self._now_ns(), self._log_end()
+        if end != self._end:
+            self._end, self._grew_ns = end, now_ns
+        return self._bytes_per_second > 0 and now_ns - min(self._grew_ns, self._disk_ns) < PACED_NS
+
+    def due_ns(self, size: int) -> int:
+        """Return when a read of so many bytes may begin, and count it; 0 = now."""
+        if not self.holds:
+            return 0
+        due_ns = max(self._free_ns, self._now_ns())
+        self._free_ns = due_ns + size * _NS // self._bytes_per_second
+        return due_ns
+
+
 class ColdReader:
     """Reads ranges of the log by descriptor.
 
@@ -72,6 +120,8 @@ class ColdReader:
         folder: the commit log's.
         threads: who reads what is not in memory.
         old_bytes: how far behind the log's end a range counts as old.
+        pace: says when a read may begin.
+        call_at: runs a function at a time (`Loop.call_at`).
     """
 
     def __init__(
@@ -79,11 +129,15 @@ class ColdReader:
         folder: Path,
         file_bytes: int,
         threads: ReadThreads,
+        pace: Pace,
+        call_at: Callable[[int, Callable[[], None]], object],
         old_bytes: int = OLD_BYTES,
     ) -> None:
         self._folder = folder
         self._file_bytes = file_bytes
         self._threads = threads
+        self._pace = pace
+        self._call_at = call_at
         self.old_bytes = old_bytes
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._under_way = 0
@@ -91,6 +145,11 @@ class ColdReader:
     def is_old(self, distance: int) -> bool:
         """Whether what lies `distance` bytes behind the log's end may be out of memory."""
         return distance > self.old_bytes
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether reads wait for their time now."""
+        return self._pace.holds
 
     def _places(self, ranges: Ranges) -> list[Place]:
         return [
@@ -113,8 +172,16 @@ class ColdReader:
         self._under_way += 1
         # Descriptors of the job's own: ours may be closed before it is done.
         own = [place._replace(fd=os.dup(place.fd)) for place in places]
-        self._threads.run(lambda: partial(self._done, then, _read_and_close(own)))
+        # Without what lies between: messages of other queues, in memory when their turn comes.
+        due_ns = self._pace.due_ns(sum(place.stretch.wanted for place in own))
+        if due_ns:
+            self._call_at(due_ns, partial(self._run, own, then))
+        else:
+            self._run(own, then)
         return True
+
+    def _run(self, places: list[Place], then: Then) -> None:
+        self._threads.run(lambda: partial(self._done, then, *_read_and_close(places)))
 
     def _descriptor(self, log_offset: int) -> int:
         base = log_offset - log_offset % self._file_bytes
@@ -127,19 +194,24 @@ class ColdReader:
         self._descriptors.move_to_end(base)
         return fd
 
-    def _done(self, then: Then, data: bytes | bytearray | None) -> None:
+    def _done(self, then: Then, data: bytes | bytearray | None, took_disk: bool) -> None:
         self._under_way -= 1
+        if took_disk:
+            self._pace.took_disk()
         then(data)
 
 
-def _read_and_close(places: list[Place]) -> bytes | bytearray | None:
+def _read_and_close(places: list[Place]) -> tuple[bytes | bytearray | None, bool]:
+    """Return the bytes, None when they are gone, and whether the disk was read."""
+    before = resource.getrusage(_OURS).ru_inblock
     try:
-        return _read(places)
+        data = _read(places)
     except OSError:
-        return None
+        data = None
     finally:
         for place in places:
             os.close(place.fd)
+    return data, resource.getrusage(_OURS).ru_inblock > before
 
 
 def _read(places: list[Place]) -> bytes | bytearray | None:

@@ -129,6 +129,11 @@ class ColdRanges(Protocol):
         """Whether what lies so far behind the log's end may be out of memory."""
         ...
 
+    @property
+    def is_paced(self) -> bool:
+        """Whether old messages are read slowly now, so as to disturb nobody."""
+        ...
+
     def read(self, ranges: Ranges, then: Callable[[bytes | bytearray | None], None]) -> bool:
         """Read elsewhere, and call `then` (None: it is gone); False: too busy."""
         ...
@@ -497,8 +502,11 @@ class Pulls:
         except QueueRemoved:
             return Found(PullStatus.OFFSET_FOUND_NULL, self._next_file(offset, extent), extent)
         (log_offset, _, _) = ENTRY.unpack(first)
-        in_memory = log_end - log_offset <= self._memory_bytes
-        taken = share(header, self._limits, in_memory=in_memory, native=is_native(pull.command))
+        distance = log_end - log_offset
+        native = is_native(pull.command)
+        # RocketMQ's own clients are never given more at once than is little.
+        in_memory = distance <= self._memory_bytes and not (native and self._is_paced(distance))
+        taken = share(header, self._limits, in_memory=in_memory, native=native)
         count = min(taken.entries, extent.max - offset)
         entries: Buffer = self._queues.view(header.topic, header.queue_id, offset, count, extent.incarnation)
         if self._is_extended(planned):
@@ -520,7 +528,7 @@ class Pulls:
             entries=entries,
             places=chosen.places,
         )
-        if self._waits_for_disk(log_end - log_offset):
+        if self._waits_for_disk(distance):
             return replace(found, cold=chosen.ranges)
         try:
             return replace(found, parts=self._log.parts(chosen.ranges, chosen.bytes))
@@ -581,6 +589,10 @@ class Pulls:
     def _waits_for_disk(self, distance: int) -> bool:
         """Whether what lies so far behind the log's end may have to come from a disk."""
         return self._cold is not None and self._cold.is_old(distance)
+
+    def _is_paced(self, distance: int) -> bool:
+        """Whether what lies so far behind the log's end is read slowly, so as to disturb nobody."""
+        return self._cold is not None and self._cold.is_old(distance) and self._cold.is_paced
 
     def _next_file(self, offset: int, extent: Extent) -> int:
         """Return where the queue goes on behind a file that is missing."""

@@ -20,7 +20,7 @@ from actormq import __version__, faults
 from actormq.actors.coordinator import CallClient, Needed, Served
 from actormq.actors.dispatcher import Mend
 from actormq.actors.gateway.clients import TCP, VIP, ZMQ, Client, Link
-from actormq.actors.gateway.cold import ColdReader
+from actormq.actors.gateway.cold import ColdReader, Pace
 from actormq.actors.gateway.damage import Damage
 from actormq.actors.gateway.lookups import Lookups
 from actormq.actors.gateway.pulls import AHEAD_NS, Pulls
@@ -225,7 +225,13 @@ class GatewayActor(ProcessActor):
             now_ns=context.clock.monotonic_ns,
             ahead_until_ns=self._ahead_until_ns(),
             damage=Damage(queues, self._log_reader, self._marks, self._mend, self.log),
-            cold=ColdReader(store.root / LOG_FOLDER, store.log_file_bytes, threads),
+            cold=ColdReader(
+                store.root / LOG_FOLDER,
+                store.log_file_bytes,
+                threads,
+                Pace(gateway.cold_bytes_per_second, self._log_end, context.clock.monotonic_ns),
+                self.loop.call_at,
+            ),
         )
         self._tables_changed = self._forget_prepared
         self._lookups = Lookups(
@@ -236,6 +242,9 @@ class GatewayActor(ProcessActor):
             marks=self._marks,
             threads=threads,
         )
+
+    def _log_end(self) -> int:
+        return self.positions.get(Position.APPENDED)
 
     def _ahead_until_ns(self) -> int:
         """Only the first life of a gateway meets consumers of the former broker."""

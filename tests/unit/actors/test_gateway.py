@@ -23,6 +23,7 @@ from actormq.actors.coordinator import (
     Served,
 )
 from actormq.actors.gateway import relay
+from actormq.actors.gateway.cold import ColdReader
 from actormq.actors.gateway.relay import COMMITS_KEPT_NS
 from actormq.actors.gateway.role import CROWD, REST_A_SEND_NS
 from actormq.broker.tables import BrokerEntry, GroupEntry, TopicGone
@@ -709,6 +710,15 @@ class TestPulling:
         answer = peer.answer_to(request)
         assert [bytes(one.body) for one in records_of(answer.body)] == [b"1", b"2", b"3", b"4"]
         assert answer.fields["nextBeginOffset"] == "5"
+
+    def test_what_is_old_is_paced_while_others_send(self, rig: Rig, peer: TcpPeer) -> None:
+        """Sends of anybody count, also those that came through another gateway: the log grows."""
+        cold = rig.gateway._pulls._cold
+        assert isinstance(cold, ColdReader)
+        cold._pace.took_disk()
+        assert not cold.is_paced
+        self.put(rig, peer, 1)
+        assert cold.is_paced
 
 
 class TestLongPolling:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actormq.actors.gateway import cold
-from actormq.actors.gateway.cold import ColdReader, stretches
+from actormq.actors.gateway.cold import PACED_NS, ColdReader, Pace, stretches
 from actormq.actors.gateway.threads import ReadThreads
 from actormq.store.commit_log import file_name
 
@@ -40,6 +41,29 @@ class Thread:
         self.calls.pop(0)()
 
 
+class World:
+    """The clock, the log's end and the timers of a gateway."""
+
+    def __init__(self, bytes_per_second: int = 0) -> None:
+        self.now_ns = 5 * PACED_NS
+        self.log_end = 1_000
+        self.timers: list[tuple[int, Callable[[], None]]] = []
+        self.thread = Thread()
+        self.pace = Pace(bytes_per_second, lambda: self.log_end, lambda: self.now_ns)
+
+    def reader(self, folder: Path, old_bytes: int = cold.OLD_BYTES) -> ColdReader:
+        threads = ReadThreads(self.thread.call_soon)
+        return ColdReader(folder, FILE_BYTES, threads, self.pace, self._call_at, old_bytes)
+
+    def _call_at(self, due_ns: int, call: Callable[[], None]) -> None:
+        self.timers.append((due_ns, call))
+
+    def is_sent_to(self) -> None:
+        """Let the log grow, and the disk be read."""
+        self.log_end += 1
+        self.pace.took_disk()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for number in range(2):
@@ -58,31 +82,29 @@ RANGES = [(10, 100), (4000, 96), (FILE_BYTES, 500)]
 
 def test_a_thread_reads(folder: Path) -> None:
     """The answer comes through the gateway's own thread; the file may be unlinked meanwhile."""
-    thread = Thread()
+    world = World()
     got: list[bytes | bytearray | None] = []
     want = expected(folder, RANGES)
-    assert ColdReader(folder, FILE_BYTES, ReadThreads(thread.call_soon)).read(RANGES, got.append)
+    assert world.reader(folder).read(RANGES, got.append)
     for path in folder.iterdir():
         path.unlink()
     assert got == []
-    thread.run_one()
+    world.thread.run_one()
     assert got == [want]
 
 
 def test_a_range_that_is_gone(folder: Path) -> None:
     """None, not an error: the consumer goes on behind it."""
     got: list[bytes | bytearray | None] = []
-    assert ColdReader(folder, FILE_BYTES, ReadThreads(Thread().call_soon)).read(
-        [(99 * FILE_BYTES, 10)], got.append
-    )
+    assert World().reader(folder).read([(99 * FILE_BYTES, 10)], got.append)
     assert got == [None]
 
 
 def test_no_more_jobs_than_the_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it the pull is refused; when one is done there is room again."""
     monkeypatch.setattr(cold, "JOBS_MAX", 3)
-    thread = Thread()
-    reader = ColdReader(folder, FILE_BYTES, ReadThreads(thread.call_soon))
+    world = World()
+    thread, reader = world.thread, world.reader(folder)
     got: list[bytes | bytearray | None] = []
     assert [reader.read(RANGES, got.append) for _ in range(4)] == [True, True, True, False]
     thread.run_one()
@@ -121,27 +143,27 @@ def test_ranges_near_each_other_are_read_at_once(steps: list[tuple[int, int]], g
 
 def test_what_lies_between_ranges_is_left_out(folder: Path) -> None:
     """Read with them, and not sent."""
-    thread = Thread()
+    world = World()
     got: list[bytes | bytearray | None] = []
     ranges = [(0, 10), (20, 10), (1000, 50), (FILE_BYTES + 5, 5), (FILE_BYTES + 11, 5)]
-    assert ColdReader(folder, FILE_BYTES, ReadThreads(thread.call_soon)).read(ranges, got.append)
-    thread.run_one()
+    assert world.reader(folder).read(ranges, got.append)
+    world.thread.run_one()
     assert got == [expected(folder, ranges)]
 
 
 def test_a_file_that_is_too_short(folder: Path) -> None:
     """Gone, as far as anyone can tell; nothing is answered with half of it."""
-    thread = Thread()
+    world = World()
     got: list[bytes | bytearray | None] = []
     os.truncate(folder / file_name(0), 50)
-    assert ColdReader(folder, FILE_BYTES, ReadThreads(thread.call_soon)).read([(0, 100)], got.append)
-    thread.run_one()
+    assert world.reader(folder).read([(0, 100)], got.append)
+    world.thread.run_one()
     assert got == [None]
 
 
 def test_only_old_ranges_are_asked_for() -> None:
     """What was written a moment ago is read through the map."""
-    reader = ColdReader(Path("/nowhere"), FILE_BYTES, ReadThreads(Thread().call_soon), old_bytes=1000)
+    reader = World().reader(Path("/nowhere"), old_bytes=1000)
     assert not reader.is_old(1000)
     assert reader.is_old(1001)
 
@@ -149,11 +171,87 @@ def test_only_old_ranges_are_asked_for() -> None:
 def test_descriptors_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file used last stays open, the others are closed."""
     monkeypatch.setattr(cold, "_DESCRIPTORS_MAX", 1)
-    thread, got = Thread(), []
-    reader = ColdReader(folder, FILE_BYTES, ReadThreads(thread.call_soon))
+    world = World()
+    thread, reader = world.thread, world.reader(folder)
+    got: list[bytes | bytearray | None] = []
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
     for turn in range(10):
         reader.read([(turn % 2 * FILE_BYTES, 10)], got.append)
         thread.run_one()
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+# --- pacing ----------------------------------------------------------------------------------------------
+
+
+def test_reads_are_paced_while_others_send_and_the_disk_is_read() -> None:
+    """Either alone disturbs nobody, or must be able to catch up with a producer."""
+    world = World(1_000)
+    assert not world.pace.holds
+    world.log_end += 1
+    assert not world.pace.holds, "what is in memory is not held back"
+    world.now_ns += PACED_NS
+    world.pace.took_disk()
+    assert not world.pace.holds, "nobody sends"
+    world.log_end += 1
+    assert world.pace.holds
+    world.now_ns += PACED_NS - 1
+    assert world.pace.holds
+    world.now_ns += 1
+    assert not world.pace.holds, "long ago"
+
+
+def test_paced_reads_follow_each_other_at_the_rate() -> None:
+    """A read counts from its turn on; who was silent has not saved anything up."""
+    world = World(1_000)
+    world.is_sent_to()
+    start_ns = world.now_ns
+    assert [world.pace.due_ns(size) - start_ns for size in (100, 50, 50)] == [0, 10**8, 10**8 + 5 * 10**7]
+    world.now_ns += 9 * 10**8
+    world.is_sent_to()
+    assert world.pace.due_ns(100) == world.now_ns
+
+
+def test_without_a_rate_nothing_is_paced() -> None:
+    world = World(0)
+    world.is_sent_to()
+    assert not world.pace.holds
+    assert world.pace.due_ns(1 << 30) == 0
+
+
+def test_a_paced_read_begins_when_it_is_due(folder: Path) -> None:
+    """Not before, and the file may be unlinked meanwhile; it counts among those under way."""
+    world = World(1_000)
+    reader = world.reader(folder)
+    got: list[bytes | bytearray | None] = []
+    want = expected(folder, RANGES)
+    world.is_sent_to()
+    assert reader.is_paced
+    assert reader.read(RANGES, got.append)
+    assert reader.read(RANGES, got.append)
+    read_bytes = sum(size for _, size in RANGES)
+    (first_ns, first), (second_ns, _) = world.timers
+    assert second_ns - first_ns == read_bytes * 10**9 // 1_000
+    for path in folder.iterdir():
+        path.unlink()
+    assert not world.thread.came.is_set()
+    first()
+    world.thread.run_one()
+    assert got == [want]
+
+
+@pytest.mark.parametrize("blocks", [0, 8], ids=["memory", "disk"])
+def test_a_read_that_takes_the_disk_is_noticed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, blocks: int
+) -> None:
+    """By what the kernel counts for the thread; one that finds all in memory is not."""
+    used: Iterator[int] = count(100, blocks) if blocks else iter(lambda: 100, None)
+    monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_inblock=next(used)))
+    world = World(1_000)
+    reader = world.reader(folder)
+    world.log_end += 1
+    assert not reader.is_paced
+    assert reader.read(RANGES, lambda data: None)
+    world.thread.run_one()
+    assert reader.is_paced == bool(blocks)

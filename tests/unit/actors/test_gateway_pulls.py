@@ -243,6 +243,7 @@ class Cold:
 
     def __init__(self, log: Log) -> None:
         self.log = log
+        self.is_paced = False
 
     def is_old(self, distance: int) -> bool:
         return distance > self.old_bytes
@@ -278,6 +279,7 @@ class Way:
         for row in range(4):
             self.extents.open_row(row, 1, 0, 0)
         self.log, self.queues, self.marks, self.relay = Log(entries), Queues(entries), Marks(), Relay()
+        self.cold = Cold(self.log)
         self.mended: list[int] = []
         self.holder = HolderPort(self.memory)
         self.tables = tables()
@@ -304,7 +306,7 @@ class Way:
                 self.mended.append,
                 logging.getLogger("gateway"),
             ),
-            cold=Cold(self.log) if cold else None,
+            cold=self.cold if cold else None,
             path_class=kernel.PullPath,
         )
         self.links = [Link(), Link()]
@@ -573,10 +575,17 @@ def test_both_ways_end_in_the_same_bytes(
 PLAIN = b"".join(ENTRY.pack(number * 100, 100, 0) for number in range(ENTRIES))
 
 
-def request(opaque: int = 1, serialize: Serialize = Serialize.JSON, **changes: str) -> bytes:
+def request(
+    opaque: int = 1,
+    serialize: Serialize = Serialize.JSON,
+    language: Language = Language.JAVA,
+    **changes: str,
+) -> bytes:
     """Return a pull as an official client writes it."""
     fields = {**USUAL, **changes}
-    return frame.encode(RemotingCommand(code=11, opaque=opaque, fields=fields, serialize=serialize))
+    return frame.encode(
+        RemotingCommand(code=11, opaque=opaque, fields=fields, serialize=serialize, language=language)
+    )
 
 
 def taken(way: Way, stream: bytes) -> int:
@@ -803,10 +812,10 @@ def test_deadlines_come_in_order(kernel: ModuleType, waits: list[tuple[int, bool
     assert sorted(path.waits()) == sorted(way.clients[0].parked) == sorted(living)
 
 
-def answer(way: Way, **changes: str) -> RemotingCommand:
+def answer(way: Way, language: Language = Language.JAVA, **changes: str) -> RemotingCommand:
     """Return the answer to one pull."""
     way.links[0].sent.clear()
-    way.feed(0, request(**({"sysFlag": "0"} | changes)), True)
+    way.feed(0, request(language=language, **({"sysFlag": "0"} | changes)), True)
     (only,) = way.links[0].frames()
     return frame.decode(only)
 
@@ -832,6 +841,21 @@ def read_all(way: Way, end: int) -> list[int]:
         assert int(got.fields["nextBeginOffset"]) > at
         at = int(got.fields["nextBeginOffset"])
     return found
+
+
+LARGE = b"".join(ENTRY.pack(number * 400, 400, 0) for number in range(ENTRIES))
+
+
+@pytest.mark.parametrize(("language", "paced"), [(Language.PYTHON, 2), (Language.JAVA, 4)])
+def test_paced_answers_are_short(language: Language, paced: int) -> None:
+    """Our own client gets less at a time while old messages are paced; official ones never get much."""
+    way = Way(KERNELS[0], LARGE, 1 << 40, True)
+    way.extents.set_max(0, 10)
+    alone = numbers_in(answer(way, language=language).body)
+    way.cold.is_paced = True
+    beside = numbers_in(answer(way, language=language).body)
+    assert len(beside) == paced
+    assert len(alone) == (6 if language is Language.PYTHON else 4)
 
 
 EVERY_FIELD = [

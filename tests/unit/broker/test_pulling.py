@@ -97,4 +97,4 @@ def test_our_own_client_says_how_much_it_takes() -> None:
     near = share(header(100_000), limits, in_memory=True, native=True)
     assert (near.messages, near.bytes, near.entries) == (8_192, 1024 * 1024, 8_192)
     far = share(header(2_000), limits, in_memory=False, native=True)
-    assert (far.messages, far.bytes, far.entries) == (2_000, 256 * 1024, 2_000)
+    assert (far.messages, far.bytes, far.entries) == (2_000, 128 * 1024, 2_000)
