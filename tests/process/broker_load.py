@@ -265,18 +265,34 @@ class Load:
     def _await_other(self, role: str, pid: int) -> None:
         await_true(f"a new {role}", lambda: self.pid_of(role) not in (0, pid))
 
-    def kill_supervisor(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Kill the supervisor and return when everybody is gone; `restart` comes next.
+    def kill_supervisor(self) -> None:
+        """Kill the supervisor and return when everybody is gone; `restart` comes next."""
+        self._end_watch()
+        family = processes_of(self.dev)
+        self._kill_family(family[:1])
+        self._await_end(family)
+
+    def cut_power(self, meanwhile: Callable[[], None]) -> None:
+        """Kill every process at once and return when they are gone; `restart` comes next.
 
         Args:
-            meanwhile: done when it is dead, the others not yet for certain.
+            meanwhile: done when none of them can do anything any more.  Who is inside a call of a frozen disk
+                is not gone yet, but does not come back from it.
         """
         self._end_watch()
         family = processes_of(self.dev)
-        self.faults.append(Fault("kill", "supervisor", time.monotonic_ns()))
-        os.kill(self.dev.process.pid, signal.SIGKILL)
+        self._kill_family(family)
         meanwhile()
-        await_true("every process is gone", lambda: not any(map(runs, family)), seconds=1.0)
+        self._await_end(family)
+
+    def _kill_family(self, family: list[psutil.Process]) -> None:
+        self.faults.append(Fault("kill", "supervisor", time.monotonic_ns()))
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _await_end(self, family: list[psutil.Process]) -> None:
+        await_true("every process is gone", lambda: not any(map(runs, family)))
         self.dev.process.wait()
 
     def end_broker(self) -> int:

@@ -99,8 +99,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 def cut(load: Load, disk: Disk) -> None:
     """Cut the power, start again."""
     disk.fail()
-    # Whoever could still acknowledge something dies before anything can be written again.
-    load.kill_supervisor(meanwhile=disk.keep)
+    load.cut_power(meanwhile=disk.keep)
     disk.come_back()
     # What they send must come after the queues' ends are noted.
     for producer in load.producers:
