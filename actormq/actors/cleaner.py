@@ -403,7 +403,7 @@ class CleanerActor(ProcessActor):
         self._removed = 0
         self._waiting_until_ns = now_ns + self.config.store.delete_wait_ms * _NS_PER_MS
         self._round_at_ns = now_ns
-        self._remover.hide(log_min, self._rows.queues.values())
+        self._remover.hide(log_min, self._rows)
 
     def _remove(self, log_min: int, now_ns: int) -> None:
         """Take the next step: one log file, or at the end all files of queues and index."""
@@ -416,7 +416,7 @@ class CleanerActor(ProcessActor):
                     self._removed += 1
                     self._round_at_ns = now_ns + self.config.store.delete_interval_ms * _NS_PER_MS
                     return
-                self._remover.unlink_derived(log_min, self._rows.queues.values())
+                self._remover.unlink_derived(log_min, self._rows)
         except OSError as error:
             raise StoreFailed(f"cannot remove files before log offset {log_min}: {error}") from error
         self._removing_before = None

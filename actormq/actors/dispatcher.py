@@ -24,7 +24,7 @@ from actormq.actors.holder import ARRIVED_OVERFLOW, WAITING
 from actormq.actors.mailbox import Sender
 from actormq.actors.runtime import ProcessActor, RoleContext
 from actormq.broker.delay import DelayLevels
-from actormq.broker.queue_rows import QueueRow, QueueRows
+from actormq.broker.queue_rows import QueueRows
 from actormq.config import StoreConfig
 from actormq.errors import StoreFailed
 from actormq.kernels import queues, records
@@ -221,9 +221,9 @@ class Dispatcher:
         found = queues.dispatch(view, start, one.end, base, self._rows.rows, self._delay_ms, False)
         mended = False
         for row, first, entries in found.runs:
-            queue = self._rows.queues.get(row)
+            queue = self._rows.queue(row)
             extent = self.extents.read(row) if queue is not None else None
-            if queue is None or extent is None or not self._is(extent.incarnation, queue):
+            if queue is None or extent is None or extent.incarnation != queue.incarnation:
                 continue
             if extent.min <= first < extent.max and log_offset >= self.extents.log_start(row):
                 self._files.write(queue.topic, queue.queue_id, first, entries)
@@ -260,7 +260,7 @@ class Dispatcher:
         """Write the units of all entries; the entries then lead there."""
         log = self._reader.file(base)
         for row, first, entries in found.runs:
-            queue = self._rows.queues.get(row)
+            queue = self._rows.queue(row)
             if queue is not None:
                 self._extensions.put(queue.topic, queue.queue_id, first, entries, log, base)
         self._extensions.forget_dirty()
@@ -268,27 +268,24 @@ class Dispatcher:
 
     def _write(self, found: queues.Dispatch) -> list[int]:
         """Write the entries of every queue, then make them readable."""
+        written = []
         for row, first, entries in found.runs:
-            queue = self._rows.queues.get(row)
+            queue = self._rows.queue(row)
             if queue is not None:
                 self._files.write(queue.topic, queue.queue_id, first, entries)
+                written.append((queue, first + len(entries) // queues.ENTRY_BYTES))
                 faults.point("dispatcher.entries-written")
         self._files.dirty()  # the flusher finds by the extents what to sync
         grown: dict[int, None] = {}
-        for row, first, entries in found.runs:
-            end = first + len(entries) // queues.ENTRY_BYTES
-            extent = self.extents.read(row) if row != _DEAD_ROW else None
-            if extent is None or not self._is(extent.incarnation, self._rows.queues.get(row)):
+        for queue, end in written:
+            extent = self.extents.read(queue.row)
+            if extent.incarnation != queue.incarnation:
                 continue
             if end > extent.max:
                 # After the bytes: a reader that saw it early would read zeros.
-                self.extents.set_max(row, end)
-            grown[row] = None
+                self.extents.set_max(queue.row, end)
+            grown[queue.row] = None
         return list(grown)
-
-    @staticmethod
-    def _is(incarnation: int, queue: QueueRow | None) -> bool:
-        return queue is not None and queue.incarnation == incarnation
 
     def _put_index(self, found: queues.Dispatch, wall_ms: int) -> None:
         if self._index is None or not found.keys:

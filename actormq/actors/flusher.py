@@ -12,6 +12,7 @@ One sync serves everyone who waits: what was appended while it ran goes with the
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -37,7 +38,6 @@ from actormq.store.consume_queue import MANY_FILES, queue_folder, sync_files
 from actormq.store.disk import NO_SPACE, Disk, RealDisk
 from actormq.store.log_buffer import LogBuffer
 from actormq.store.log_flush import PAGE_BYTES, LogFlush, Pace
-from actormq.store.queue_ext import FOLDER as EXTENSIONS_FOLDER
 from actormq.store.queue_ext import newest_files
 
 QUEUES_TIMESTAMP: Final = RoleCell.COUNTER_0
@@ -48,88 +48,134 @@ INDEX_TIMESTAMP: Final = RoleCell.COUNTER_1
 _T = TypeVar("_T")
 _NS_PER_MS: Final = 1_000_000
 _WORDS: Final = ROW_BYTES // 8
+_ROWS_AT_ONCE: Final = 1024
+"""So many rows are compared at once: in most rounds most of them have nothing new."""
 ROUND_PAUSE: Final = 9
 """So many times the duration of a round over the queues passes before the next: it takes a tenth at most."""
 
 
+QueueFile = tuple[int, int]
+"""One file of a queue: the queue's row, the file's first entry."""
+
+
 class QueueFlush:
     """Which queue files are to be synced: found by comparing the extents with those of the last round.
+
+    What it knows of each row lies in arrays: there may be 100,000.
 
     Args:
         extents: the memory of the extents table.
         everything: begin with every file there is (a predecessor may have died before it synced them).
     """
 
-    def __init__(self, config: StoreConfig, extents: memoryview, rows: QueueRows, everything: bool) -> None:
-        self._root = config.root / QUEUES_FOLDER
-        self._extensions = config.root / EXTENSIONS_FOLDER
+    def __init__(
+        self, config: StoreConfig, disk: Disk, extents: memoryview, rows: QueueRows, everything: bool
+    ) -> None:
+        self._config = config
+        self._disk = disk
         self._entries = config.queue_file_entries
         self._cells = extents.cast("Q")
         self._rows = rows
-        self._synced: dict[int, tuple[int, int]] = {}
-        self._named: set[Path] = set()
+        self._incarnations = array("Q")
+        self._ends = array("Q")
+        """Up to where the files of that incarnation's queue are synced."""
+        self._named = array("Q")
+        """The names of its files that begin before this entry are durable."""
+        self._extensions: set[Path] = set()
+        """Extension files whose names are durable."""
         if not everything:
-            self._synced = {row: state for row, state in enumerate(self._states()) if state[0]}
+            self._make_room()
+            self._incarnations = self._column(Column.INCARNATION, 0, rows.end)
+            self._ends = self._column(Column.MAX, 0, rows.end)
 
     def forget(self, queues: Iterable[QueueRow]) -> None:
-        """These queues are no more: files that come in the place of theirs have new names to make durable."""
-        gone = {
-            queue_folder(root, queue.topic, queue.queue_id)
-            for queue in queues
-            for root in (self._root, self._extensions)
+        """These queues are no more: what comes in the place of their extensions has new names."""
+        gone = {(queue.topic, str(queue.queue_id)) for queue in queues} if self._extensions else ()
+        self._extensions = {
+            path for path in self._extensions if (path.parent.parent.name, path.parent.name) not in gone
         }
-        self._named = {path for path in self._named if path.parent not in gone}
 
-    def _states(self) -> list[tuple[int, int]]:
-        """Return (incarnation, max) of every row that may be in use."""
-        end = (max(self._rows.queues, default=-1) + 1) * _WORDS
-        # The maximum first: with a newer incarnation it is at worst too small, and synced the next time.
-        maxima = self._cells[Column.MAX : end : _WORDS].tolist()
-        return list(zip(self._cells[0:end:_WORDS].tolist(), maxima, strict=True))
+    def _make_room(self) -> None:
+        more = bytes(8 * max(self._rows.end - len(self._ends), 0))
+        for column in (self._incarnations, self._ends, self._named):
+            column.frombytes(more)
 
-    def dirty(self, least_entries: int = 0) -> list[Path]:
+    def _column(self, column: Column, first: int, end: int) -> array[int]:
+        return array("Q", self._cells[first * _WORDS + column : end * _WORDS : _WORDS].tolist())
+
+    def dirty(self, least_entries: int = 0) -> list[QueueFile]:
         """Return the files with new entries, and count them as synced from here on.
 
         Args:
             least_entries: queues with fewer new entries are left for another time.
         """
-        files = []
-        for row, state in enumerate(self._states()):
-            before = self._synced.get(row)
-            if state != before and row in self._rows.queues:
-                start = before[1] if before is not None and before[0] == state[0] else 0
-                if state[1] - start < least_entries:
-                    continue
-                self._synced[row] = state
-                files += self._files(row, start, state[1])
+        self._make_room()
+        files: list[QueueFile] = []
+        for first in range(0, self._rows.end, _ROWS_AT_ONCE):
+            end = min(first + _ROWS_AT_ONCE, self._rows.end)
+            # The maximum first: with a newer incarnation it is at worst too small, and synced the next time.
+            maxima = self._column(Column.MAX, first, end)
+            incarnations = self._column(Column.INCARNATION, first, end)
+            if maxima != self._ends[first:end] or incarnations != self._incarnations[first:end]:
+                for row, (incarnation, highest) in enumerate(zip(incarnations, maxima, strict=True), first):
+                    files += self._news(row, incarnation, highest, least_entries)
         return files
 
-    def _files(self, row: int, start: int, end: int) -> list[Path]:
-        queue = self._rows.queues[row]
+    def _news(self, row: int, incarnation: int, highest: int, least_entries: int) -> list[QueueFile]:
+        """Return the files of one row that have new entries."""
+        same = incarnation == self._incarnations[row]
+        start = self._ends[row] if same else 0
+        if (same and highest == start) or highest - start < least_entries:
+            return []
+        queue = self._rows.queue(row)
+        if queue is None or queue.incarnation != incarnation:
+            return []
+        if not same:
+            self._incarnations[row] = incarnation
+            self._named[row] = 0
+        self._ends[row] = highest
         start = max(start, self._cells[row * _WORDS + Column.MIN])
-        folder = queue_folder(self._root, queue.topic, queue.queue_id)
-        first = start - start % self._entries
-        return [folder / file_name(entry * 20) for entry in range(first, end, self._entries)]
+        return [(row, entry) for entry in range(start - start % self._entries, highest, self._entries)]
 
-    def synced(self, paths: Iterable[Path]) -> None:
+    def path(self, file: QueueFile) -> Path | None:
+        """Return where a file is; None when the queue is no more."""
+        row, first = file
+        queue = self._rows.queue(row)
+        if queue is None:
+            return None
+        folder = queue_folder(self._config.root / QUEUES_FOLDER, queue.topic, queue.queue_id)
+        return folder / file_name(first * ENTRY_BYTES)
+
+    def synced(self, files: Iterable[QueueFile]) -> None:
         """Files and names are durable by other means."""
-        self._named.update(paths)
+        for row, first in files:
+            self._named[row] = max(self._named[row], first + self._entries)
 
-    def sync(self, disk: Disk, path: Path) -> None:
-        """Make one file durable, and its name the first time; removed ones are passed over."""
-        if path not in self._named:
-            sync_files(disk, path.parents[2], [path])
-            self._named.add(path)
+    def sync(self, file: QueueFile) -> None:
+        """Make one file durable, its extension, and names the first time; what is gone is passed over."""
+        row, first = file
+        path = self.path(file)
+        if path is None:
+            return
+        self._sync(path, first < self._named[row])
+        self.synced([file])
+        if self._config.queue_ext:
+            for extension in newest_files(self._disk, self._config.root, [path]):
+                self._sync(extension, extension in self._extensions)
+                self._extensions.add(extension)
+
+    def _sync(self, path: Path, is_named: bool) -> None:
+        if not is_named:
+            sync_files(self._disk, path.parents[2], [path])
             return
         try:
-            fd = disk.open(path)
+            fd = self._disk.open(path)
         except FileNotFoundError:
-            self._named.discard(path)
             return
         try:
-            disk.fdatasync(fd)
+            self._disk.fdatasync(fd)
         finally:
-            disk.close(fd)
+            self._disk.close(fd)
 
 
 COMMIT_BYTES: Final = 8 * 1024 * 1024
@@ -189,6 +235,7 @@ class Flusher:
         pool: the memory of the store pool, where there is one.
         fresh: recovery has just synced everything; otherwise a predecessor died.
         busy: entered around syncs.
+        follow_tables: brings `rows` up to date.
     """
 
     def __init__(
@@ -202,6 +249,7 @@ class Flusher:
         fresh: bool,
         busy: Callable[[RoleState], AbstractContextManager[None]] = lambda state: nullcontext(),
         pool: memoryview | None = None,
+        follow_tables: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self.disk = disk
@@ -216,14 +264,15 @@ class Flusher:
             if pool is not None
             else None
         )
-        self.queues = QueueFlush(config, extents, rows, everything=not fresh)
+        self.queues = QueueFlush(config, disk, extents, rows, everything=not fresh)
         disk.mkdir(config.root / QUEUES_FOLDER)
         self._volume = disk.open_volume(config.root / QUEUES_FOLDER)
         self._written = checkpoint.read(disk, config.root / checkpoint.NAME)
         self.checkpoint = replace(self._written, ours=True, log_flushed=self.log.flushed)
         self.stopping = False
         self._busy = busy
-        self._round: deque[Path] | None = None
+        self._follow_tables = follow_tables
+        self._round: deque[QueueFile] | None = None
         self._round_started_ns = 0
         self._round_dispatched = 0
         self._round_checkpoint = self.checkpoint
@@ -312,8 +361,8 @@ class Flusher:
             faults.point("flusher.queue-synced")
             return True
         if self._round:
-            path = self._round.popleft()
-            self._guarded(lambda: self.queues.sync(self.disk, path), f"sync {path}")
+            file = self._round.popleft()
+            self._guarded(lambda: self.queues.sync(file), f"sync {self.queues.path(file)}")
             faults.point("flusher.queue-synced")
             return True
         self._end_round(now_ns)
@@ -334,9 +383,9 @@ class Flusher:
         if self._round_due_ns is None or (now_ns < self._round_due_ns and not self.stopping):
             return False
         self._round_is_thorough = not self._least_entries or self.stopping or now_ns >= self._thorough_due_ns
+        # After `dispatched`: a queue of which it speaks is published.
+        self._follow_tables()
         self._round = deque(self.queues.dirty(0 if self._round_is_thorough else self._least_entries))
-        if self.config.queue_ext:
-            self._round.extend(newest_files(self.disk, self.config.root, self._round))
         self._round_started_ns = now_ns
         self._round_dispatched = dispatched
         self._round_checkpoint = replace(
@@ -432,7 +481,7 @@ class Flusher:
             last_store_timestamp=self.positions.get(Position.STORE_TIMESTAMP),
             queues={
                 (queue.topic, queue.queue_id): self._extent(queue)
-                for queue in self._rows.queues.values()
+                for queue in self._rows
                 if self._extents.read(queue.row).incarnation == queue.incarnation
             },
         )
@@ -490,6 +539,7 @@ class FlusherActor(ProcessActor):
             fresh=self.context.incarnation == 1,
             busy=self.busy,
             pool=self.context.segments["pool"].view if self.config.store.pooled else None,
+            follow_tables=self._follow_tables,
         )
         self._ring_waiters()
 

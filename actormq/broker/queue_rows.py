@@ -5,14 +5,16 @@ For the roles that go from records to rows (dispatcher) or from rows to files (f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
 
 from actormq.broker.tables import TopicEntry, TopicGone, decode_entry
 
+_ROW_BITS: Final = 32
 
-@dataclass(frozen=True, slots=True)
-class QueueRow:
+
+class QueueRow(NamedTuple):
     """One queue that has a row."""
 
     topic: str
@@ -22,27 +24,46 @@ class QueueRow:
 
 
 class QueueRows:
-    """Kept up to date by `apply`.
+    """Kept up to date by `apply`; numbers lie in arrays: every role that has one may have 100,000 queues.
 
     A topic that was made again under a deleted one's name gets its `rows` only when the log has been followed
     (`reach`) to where its own records begin: those before are the dead topic's.
 
     Args:
-        log_start: of a row; None: where records begin is of no interest.
+        log_start: of a row; None for who does not go from records to rows: `rows` stays empty.
 
     Attributes:
         rows: the row of each queue, by (topic in UTF-8, queue id), as the dispatch kernel wants it.
-        queues: the queue of each row.
     """
 
     def __init__(self, log_start: Callable[[int], int] | None = None) -> None:
         self.rows: dict[tuple[bytes, int], int] = {}
-        self.queues: dict[int, QueueRow] = {}
-        self._of_topic: dict[str, list[QueueRow]] = {}
+        self._of_topic: dict[str, array[int]] = {}
+        """The rows of its queues, each with its incarnation above the 32 bits of the row."""
+        self._topics: list[str | None] = []
+        """The topic of each row; None: no queue has it."""
+        self._queue_ids = array("I")
+        self._incarnations = array("Q")
         self._log_start = log_start
         self._reached = 0
         self._early: dict[str, int] = {}
         """Topics that begin further on in the log."""
+
+    def __iter__(self) -> Iterator[QueueRow]:
+        """Yield every queue, by row."""
+        return (queue for queue in map(self.queue, range(self.end)) if queue is not None)
+
+    @property
+    def end(self) -> int:
+        """One past the highest row that a queue has, or had."""
+        return len(self._topics)
+
+    def queue(self, row: int) -> QueueRow | None:
+        """Return the queue that has a row."""
+        topic = self._topics[row] if row < len(self._topics) else None
+        return (
+            QueueRow(topic, self._queue_ids[row], row, self._incarnations[row]) if topic is not None else None
+        )
 
     def reach(self, log_offset: int) -> None:
         """The log has been followed up to here: topics that begin here, or began before, get their rows."""
@@ -60,48 +81,61 @@ class QueueRows:
 
         A topic that was deleted and made again has new incarnations: its old queues are returned, too.
         """
-        before = list(self._of_topic.values()) if reset else []
+        before = [queue for topic in self._of_topic for queue in self._queues_of(topic)] if reset else []
         if reset:
             self.rows.clear()
-            self.queues.clear()
-            self._early.clear()
             self._of_topic.clear()
+            self._topics.clear()
+            del self._queue_ids[:], self._incarnations[:]
+            self._early.clear()
         for data in entries:
             entry = decode_entry(data)
             if isinstance(entry, TopicEntry | TopicGone):
-                before.append(self._forget(entry.name))
+                before += self._queues_of(entry.name)
+                self._forget(entry.name)
                 if isinstance(entry, TopicEntry):
                     self._add(entry)
-        return [queue for of_topic in before for queue in of_topic if self.queues.get(queue.row) != queue]
+        return [queue for queue in before if self.queue(queue.row) != queue]
+
+    def _queues_of(self, topic: str) -> list[QueueRow]:
+        return [
+            QueueRow(topic, queue_id, each & ((1 << _ROW_BITS) - 1), each >> _ROW_BITS)
+            for queue_id, each in enumerate(self._of_topic.get(topic, ()))
+        ]
 
     def _add(self, entry: TopicEntry) -> None:
-        of_topic = [
-            QueueRow(entry.name, queue_id, row, incarnation)
-            for queue_id, (row, incarnation) in enumerate(
-                zip(entry.rows, entry.row_incarnations, strict=True)
-            )
-        ]
-        for queue in of_topic:
-            self.queues[queue.row] = queue
-        self._of_topic[entry.name] = of_topic
-        start = max(map(self._log_start, entry.rows), default=0) if self._log_start is not None else 0
+        rows = zip(entry.rows, entry.row_incarnations, strict=True)
+        self._of_topic[entry.name] = array("Q", [row | incarnation << _ROW_BITS for row, incarnation in rows])
+        self._make_room(max(entry.rows, default=-1) + 1)
+        for queue in self._queues_of(entry.name):
+            self._topics[queue.row] = entry.name
+            self._queue_ids[queue.row] = queue.queue_id
+            self._incarnations[queue.row] = queue.incarnation
+        if self._log_start is None:
+            return
+        start = max(map(self._log_start, entry.rows), default=0)
         if start > self._reached:
             self._early[entry.name] = start
         else:
             self._enter(entry.name)
 
+    def _make_room(self, end: int) -> None:
+        more = max(end - self.end, 0)
+        self._topics += [None] * more
+        self._queue_ids.extend([0] * more)
+        self._incarnations.extend([0] * more)
+
     def _enter(self, topic: str) -> None:
         name = topic.encode("utf-8", "surrogatepass")
-        for queue in self._of_topic[topic]:
+        for queue in self._queues_of(topic):
             self.rows[name, queue.queue_id] = queue.row
 
-    def _forget(self, topic: str) -> list[QueueRow]:
+    def _forget(self, topic: str) -> None:
         name = topic.encode("utf-8", "surrogatepass")
         self._early.pop(topic, None)
-        of_topic = self._of_topic.pop(topic, [])
-        for queue in of_topic:
+        for queue in self._queues_of(topic):
             self.rows.pop((name, queue.queue_id), None)
             # The row may belong to another queue already.
-            if self.queues.get(queue.row) is queue:
-                del self.queues[queue.row]
-        return of_topic
+            if self.queue(queue.row) == queue:
+                self._topics[queue.row] = None
+        self._of_topic.pop(topic, None)

@@ -31,7 +31,7 @@ from actormq.message import (
     TEMPLATE_TOPIC,
     Permission,
 )
-from actormq.wire import json
+from actormq.store.tables import Members, member_text
 
 SINGLE_TAG: Final = "SINGLE_TAG"
 MULTI_TAG: Final = "MULTI_TAG"
@@ -193,21 +193,21 @@ def topic_to_json(config: TopicConfig | TopicEntry) -> dict[str, Any]:
 
 
 class TopicTexts:
-    """The JSON of all topics, for a file that is written whole at each change: made once for each of them."""
+    """The texts of all topics, for a file that is written whole at each change: made once for each."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, json.Fragment] = {}
+        self._texts = Members()
         self._changed: set[str] = set()
 
     def changed(self, names: Iterable[str]) -> None:
         """Some topics were made, changed or deleted."""
         self._changed.update(names)
 
-    def of(self, table: Mapping[str, TopicEntry]) -> dict[str, json.Fragment]:
+    def of(self, table: Mapping[str, TopicEntry]) -> Members:
         """Return what stands for `topic_to_json` of every topic of `table`; not to be changed."""
         for name in self._changed if self._texts else table:
             if name in table:
-                self._texts[name] = json.Fragment(json.dumps(topic_to_json(table[name])))
+                self._texts[name] = member_text(topic_to_json(table[name]))
             else:
                 self._texts.pop(name, None)
         self._changed.clear()

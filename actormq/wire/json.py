@@ -12,11 +12,10 @@ import re
 from typing import Any, Final
 
 import orjson
-from orjson import Fragment
 
 from actormq.errors import FrameError
 
-__all__ = ["Fragment", "Json", "ObjectKey", "dumps", "dumps_fastjson", "key_object", "loads"]
+__all__ = ["Json", "ObjectKey", "dumps", "dumps_fastjson", "key_object", "loads"]
 
 DEPTH_MAX: Final = 64
 """Levels of nesting that are read; RocketMQ's own bodies have six."""

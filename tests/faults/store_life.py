@@ -102,7 +102,7 @@ class Broker:
                 if not power and self.chance.random() < 0.5:
                     self.disk = self.disk.crash(self.chance)
         tables = self.reader("gateway-0")
-        self.rows = QueueRows()
+        self.rows = QueueRows(lambda row: 0)
         self.rows.apply(*tables.poll())
         self.ports = [MemoryPort() for _ in range(CLIENTS)]
         self.clients = [AppendPort(port, SilentDoorbell()) for port in self.ports]  # type: ignore[arg-type]
@@ -163,11 +163,13 @@ class Broker:
                 size = self.chance.choice(self.sizes)
                 sent = Sent(queue_id, b"%d." % len(self.sent) + self.chance.randbytes(size))
                 row = self.rows.rows[TOPIC.encode(), queue_id]
+                queue = self.rows.queue(row)
+                assert queue is not None
                 self.ticket += 1
                 if append(
                     self.clients[number], self.ticket, row=row, queue_id=queue_id, topic=TOPIC.encode(),
                     body=sent.body, properties=b"KEYS\x01%d\x02" % self.chance.randrange(9),
-                    incarnation=self.rows.queues[row].incarnation,
+                    incarnation=queue.incarnation,
                 ):  # fmt: skip
                     self.sent.append(sent)
                     self.unanswered[number, self.ticket] = sent
@@ -236,7 +238,7 @@ class Broker:
         chosen = remover.choose(1 << 62, 0, 100)[:1]
         if chosen:
             log_min = chosen[0] + FILE_BYTES
-            queues = list(self.rows.queues.values())
+            queues = list(self.rows)
             remover.hide(log_min, queues)
             while remover.unlink_log_file(log_min):
                 pass

@@ -86,11 +86,11 @@ class PumpActor(ProcessActor):
     def on_start(self) -> None:
         self.positions.set_role(self.context.slot, RoleCell.COUNTER_0, 0)
         self.append = AppendPort(self.ports["append"], self.context.doorbells["writer"])
-        rows = QueueRows()
+        rows = QueueRows(lambda row: 0)
         rows.apply(
             *TablesReader(self.context.segments["tables"].view, self.positions, self.context.slot).poll()
         )
-        self.queues = [rows.queues[rows.rows[TOPIC.encode(), number]] for number in range(QUEUES)]
+        self.queues = [rows.queue(rows.rows[TOPIC.encode(), number]) for number in range(QUEUES)]
 
     def on_message(self, message: Any, sender: Sender) -> Any:
         self.left += message.messages

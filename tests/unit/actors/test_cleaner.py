@@ -183,7 +183,7 @@ class Rig:
 
     @property
     def queues(self) -> list[object]:
-        return list(self.rows.queues.values())
+        return list(self.rows)
 
     def unlink(self, log_min: int) -> None:
         while self.remover.unlink_log_file(log_min):

@@ -14,7 +14,8 @@ from store_rig import FILE_BYTES, Died, Memory, StoreWriter, append, killing
 from actormq.actors import flusher
 from actormq.actors.dispatcher import Dispatcher
 from actormq.actors.flusher import ROUND_PAUSE, Flusher
-from actormq.broker.queue_rows import QueueRow, QueueRows
+from actormq.broker.queue_rows import QueueRows
+from actormq.broker.tables import TopicEntry, TopicGone, encode_entry
 from actormq.config import FlushMode
 from actormq.errors import StoreFailed
 from actormq.shm.positions import Position, RoleCell, slot_of
@@ -71,11 +72,12 @@ class Rig:
 
     def start(self, fresh: bool = False) -> Flusher:
         memory = self.memory
+        tables = TablesReader(memory.tables_view, memory.positions, slot_of("flusher"))
         rows = QueueRows()
-        rows.apply(*TablesReader(memory.tables_view, memory.positions, slot_of("flusher")).poll())
+        rows.apply(*tables.poll())
         self.flusher = Flusher(
             memory.config, self.disk, memory.positions, memory.extents_view, memory.intent, rows, fresh,
-            pool=memory.pool,
+            pool=memory.pool, follow_tables=lambda: self.flusher.queues.forget(rows.apply(*tables.poll())),
         )  # fmt: skip
         return self.flusher
 
@@ -523,19 +525,25 @@ class TestQueuesAndCheckpoint:
         assert rig.on_disk().queues_flushed == done.log_end
 
     def test_names_of_a_queue_made_again_are_synced_again(self, memory: Memory) -> None:
-        """Its file is another one, in a folder that may be another one."""
+        """Its file is another one, in a folder that may be another one; a topic that was published while the
+        round was planned is known by then."""
         rig = Rig(memory)
         rig.store.put()
         rig.run(0)
         rig.dispatch()
         now_ns = rig.round(0)
-        rig.flusher.queues.forget([QueueRow("topic", 0, 0, 1)])
-        rig.store.put()
+        memory.extents.open_row(0, 100, 0, 0)
+        again = TopicEntry("topic", 6, 1, 1, 0, False, "SINGLE_TAG", {}, [0], [100])
+        memory.publisher.publish(encode_entry(TopicGone("topic")), encode_entry(again))
+        rig.store.put(incarnation=100)
         rig.run(now_ns)
         rig.dispatch()
         rig.disk.synced.clear()
         rig.round(now_ns)
-        assert str(memory.root / "consumequeue" / "topic") in rig.disk.synced
+        folder = memory.root / "consumequeue"
+        queue = folder / "topic" / "0"
+        synced = [path for path in rig.disk.synced if path.startswith(str(folder))]
+        assert synced == list(map(str, (queue / ("0" * 20), queue, queue.parent, folder)))
 
     def test_stopping_leaves_nothing_undone(self, memory: Memory) -> None:
         rig = Rig(memory, FlushMode.ASYNC)

@@ -1,6 +1,7 @@
 """Topics and rows: what may be created, with how many queues, and that no two queues share a row."""
 
 import msgspec
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -287,7 +288,7 @@ def test_the_texts_of_topics_follow_the_table() -> None:
     texts = TopicTexts()
 
     def read() -> dict[str, object]:
-        found: dict[str, object] = json.loads(json.dumps(texts.of(entries)))
+        found: dict[str, object] = json.loads(orjson.dumps(texts.of(entries)))
         return found
 
     assert read() == {name: topic_to_json(entry) for name, entry in entries.items()}

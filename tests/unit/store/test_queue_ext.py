@@ -246,8 +246,8 @@ def test_old_files_go_with_the_log(memory: Memory) -> None:
     memory.config = replace(memory.config, queue_ext=False)
     remover = Remover(memory.config, RealDisk(), memory.positions, memory.extents)
     before = list(rig.files())
-    remover.hide(2 * FILE_BYTES, rows.queues.values())
-    remover.unlink_derived(2 * FILE_BYTES, rows.queues.values())
+    remover.hide(2 * FILE_BYTES, rows)
+    remover.unlink_derived(2 * FILE_BYTES, rows)
     lowest = memory.extents.read(0).min
     assert list(rig.files()) == [base for base in before if base >= lowest // A_FILE * EXT_BYTES]
     assert 0 < len(rig.files()) < len(before)

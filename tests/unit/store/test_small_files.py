@@ -187,6 +187,23 @@ def test_a_digit_that_is_another_one_is_noticed(name: str) -> None:
     assert tables.load(disk, path) == {"offsetTable": {"t@g": {"0": 16}}}
 
 
+@given(
+    st.dictionaries(st.text(max_size=8), st.dictionaries(st.text(max_size=4), st.integers(0, 9), max_size=3))
+)
+def test_members_by_their_texts_make_the_same_file(topics: dict[str, dict[str, int]]) -> None:
+    """A table of 10,000 topics is not made anew for each one that is added: no byte of it may differ."""
+    disk, version = MemoryDisk(), {"counter": 3, "timestamp": 4, "stateVersion": 0}
+    whole, by_texts = ROOT / "whole" / tables.TOPICS, ROOT / "texts" / tables.TOPICS
+    values: dict[str, Any] = {
+        name: {"perm": 6, "topicName": name, "attributes": value} for name, value in topics.items()
+    }
+    texts = tables.Members({name: tables.member_text(value) for name, value in values.items()})
+    tables.save(disk, whole, {"dataVersion": version, "topicConfigTable": values})
+    tables.save(disk, by_texts, {"dataVersion": version, "topicConfigTable": texts})
+    assert disk.names[by_texts].data == disk.names[whole].data
+    assert tables.load(disk, by_texts) == {"dataVersion": version, "topicConfigTable": values}
+
+
 def test_fastjson_is_understood() -> None:
     disk = MemoryDisk()
     write(disk, PATH, b'{\n\t"offsetTable":{"t@g":{0:12,1:7}\n\t}\n}')
