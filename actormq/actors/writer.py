@@ -23,6 +23,7 @@ from typing import ClassVar, Final
 from actormq import faults
 from actormq.actors.listeners import resolve
 from actormq.actors.runtime import ProcessActor, RoleContext
+from actormq.broker.sending import PutStatus
 from actormq.config import StoreConfig
 from actormq.errors import StoreFailed
 from actormq.kernels import records
@@ -245,8 +246,8 @@ class Writer:
 
     def _gather(self, active: list[Source], now_ns: int) -> Batch:
         """Encode one batch: in the present file, or, when its first request needs that, in the next."""
-        if self.wanted_written or self._room == Room.DISK_FULL:
-            return self._fill(active, self.appended, self.appended, now_ns, refuse=True)
+        if refusal := self._refusal():
+            return self._fill(active, self.appended, self.appended, now_ns, refusal)
         base = self.files.base_of(self.appended)
         file_end = base + self.files.file_bytes
         if self._has_file(base):
@@ -259,7 +260,18 @@ class Writer:
             return self._fill(active, base, base + self.files.file_bytes, now_ns)
         if self._waits_for_file(now_ns):
             return Batch(self.appended, self.appended, [])
-        return self._fill(active, self.appended, base, now_ns, refuse=True)
+        late = self._room == Room.ENOUGH
+        refusal = PutStatus.CREATE_MAPPED_FILE_FAILED if late else PutStatus.SERVICE_NOT_AVAILABLE
+        return self._fill(active, self.appended, base, now_ns, refusal)
+
+    def _refusal(self) -> PutStatus:
+        """Return how everything is refused now; PUT_OK: it is not.
+
+        A pool without room is told like RocketMQ's: its next file, which takes a buffer, cannot be made.
+        """
+        if self._room == Room.DISK_FULL:
+            return PutStatus.SERVICE_NOT_AVAILABLE
+        return PutStatus.CREATE_MAPPED_FILE_FAILED if self.wanted_written else PutStatus.PUT_OK
 
     def _pool_has_room(self, pool: LogBuffer) -> bool:
         """Say whether the largest batch, and a blank before it, fit; otherwise wish for that."""
@@ -300,10 +312,15 @@ class Writer:
         return self._missing_since_ns is not None
 
     def _fill(
-        self, active: list[Source], records_start: int, file_end: int, now_ns: int, refuse: bool = False
+        self,
+        active: list[Source],
+        records_start: int,
+        file_end: int,
+        now_ns: int,
+        refusal: PutStatus = PutStatus.PUT_OK,
     ) -> Batch:
         batch = Batch(self.appended, records_start, [])
-        self.encoder.begin(records_start, file_end, self.appended, self.timestamp, refuse)
+        self.encoder.begin(records_start, file_end, self.appended, self.timestamp, refusal)
         share = max(SHARE_BYTES_MIN, BATCH_BYTES // len(active))
         for source in active:
             port = source.port

@@ -28,7 +28,6 @@ cdef enum:
     PUT_OK = 0
     MESSAGE_ILLEGAL = 1
     PROPERTIES_SIZE_EXCEEDED = 2
-    SERVICE_NOT_AVAILABLE = 3
     TOPIC_GONE = 5
     PROPERTIES_MAX = 32767
     TRANSACTION_COMMIT = 0x8
@@ -74,7 +73,7 @@ cdef class BatchEncoder:
     cdef Py_ssize_t _store_host_bytes, _crc_bytes, _size, _count
     # The batch.
     cdef long long _log_start, _file_end, _appended, _store_timestamp
-    cdef bint _refuse
+    cdef int _refusal
     # The request in hand.
     cdef u64 _ticket
     cdef int _queue_id, _flag, _sys_flag, _reconsume_times, _status, _stored

@@ -52,7 +52,6 @@ if not cython.compiled:
     PUT_OK: Final = 0
     MESSAGE_ILLEGAL: Final = 1
     PROPERTIES_SIZE_EXCEEDED: Final = 2
-    SERVICE_NOT_AVAILABLE: Final = 3
     TOPIC_GONE: Final = 5
     PROPERTIES_MAX: Final = 32_767
     TRANSACTION_PREPARED: Final = 0x4
@@ -165,18 +164,18 @@ class BatchEncoder:
         """Whether numbers of such a scan are still held."""
         return len(self._scanned) > 0
 
-    def begin(self, log_start: int, file_end: int, appended: int, store_timestamp: int, refuse: bool) -> None:
+    def begin(self, log_start: int, file_end: int, appended: int, store_timestamp: int, refusal: int) -> None:
         """Start a batch at `log_start`, in the file that ends at `file_end`.
 
         Args:
             appended: the end of what `read_log` may be asked for.
-            refuse: answer SERVICE_NOT_AVAILABLE where otherwise FILE_FULL would be returned.
+            refusal: the put status to answer where otherwise FILE_FULL would be returned; 0: return that.
         """
         self._log_start = log_start
         self._file_end = file_end
         self._appended = appended
         self._store_timestamp = store_timestamp
-        self._refuse = refuse
+        self._refusal = refusal
         self._size = 0
         self._count = 0
 
@@ -390,7 +389,7 @@ class BatchEncoder:
             return GO_ON
         outcome = self._make_room(total)
         if outcome != GO_ON:
-            return GO_ON if self._status == SERVICE_NOT_AVAILABLE else outcome
+            return GO_ON if self._status != PUT_OK else outcome
         if self._next[2 * row] != incarnation:
             self._open_row(row, incarnation, bytes(ring[topic_at:properties_at]))
         self._queue_offset = self._next[2 * row + 1]
@@ -445,8 +444,7 @@ class BatchEncoder:
         if self._size > 0 and self._size + total > self._batch_bytes:
             return BUFFER_FULL
         if self._log_start + self._size + total + BLANK_BYTES > self._file_end:
-            if self._refuse:
-                self._status = SERVICE_NOT_AVAILABLE
+            self._status = self._refusal
             return FILE_FULL
         if total > len(self._bytes):
             assert self._size == 0, "the buffer only grows when it is empty"

@@ -70,8 +70,8 @@ class Rig:
         self.head = self.tail = turned
         self.begin()
 
-    def begin(self, log_start: int = 0, file_end: int = FILE_BYTES, refuse: bool = False) -> None:
-        self.encoder.begin(log_start, file_end, 1 << 40, STORE_TIMESTAMP, refuse)
+    def begin(self, log_start: int = 0, file_end: int = FILE_BYTES, refusal: int = 0) -> None:
+        self.encoder.begin(log_start, file_end, 1 << 40, STORE_TIMESTAMP, refusal)
 
     def take(self, share_bytes: int = 1 << 30, discard: bool = False) -> tuple[int, int]:
         """Take once and publish what a writer would: return (answered, stop)."""
@@ -391,14 +391,17 @@ class TestLimits:
             answered, stop = rig.take()
             assert (answered, stop) == ((1, 1) if fits else (0, kernel.Stop.FILE_FULL))
 
-    def test_refuses_where_no_file_follows_but_stores_what_still_fits(self, kernel: Any) -> None:
+    @pytest.mark.parametrize("refusal", [3, 4])
+    def test_refuses_where_no_file_follows_but_stores_what_still_fits(
+        self, kernel: Any, refusal: int
+    ) -> None:
         rig = Rig(kernel)
-        rig.begin(FILE_BYTES - 1000, refuse=True)
+        rig.begin(FILE_BYTES - 1000, refusal=refusal)
         rig.producer.try_push(request(1, body=b"x" * 1000))
         rig.producer.try_push(request(2))
         assert rig.take() == (2, kernel.Stop.DRAINED)
         assert [(done.ticket, done.status, done.queue_offset) for done in rig.answers()] == [
-            (1, 3, -1),
+            (1, refusal, -1),
             (2, 0, 100),
         ]
 
@@ -552,7 +555,7 @@ class TestCopies:
     def test_only_what_was_appended_can_be_copied(self, kernel: Any) -> None:
         rig = Rig(kernel)
         rig.log[100] = b"1234"
-        rig.encoder.begin(200, FILE_BYTES, 103, STORE_TIMESTAMP, False)
+        rig.encoder.begin(200, FILE_BYTES, 103, STORE_TIMESTAMP, 0)
         rig.producer.try_push(request(kind=3, body=b"", body_bytes=4, body_ref=100))
         rig.take()
         assert rig.answers()[0].status == 1
