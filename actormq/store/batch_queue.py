@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -94,11 +94,16 @@ class BatchBounds:
 
 
 class BatchQueue:
-    """The entries of one queue, numbered from that of its first file on; keeps one file open."""
+    """The entries of one queue, numbered from that of its first file on; keeps one file open.
 
-    def __init__(self, disk: Disk, folder: Path) -> None:
+    Args:
+        read: how entries are read: like `Disk.pread`.
+    """
+
+    def __init__(self, disk: Disk, folder: Path, read: Callable[[int, int, int], bytes]) -> None:
         self._disk = disk
         self._folder = folder
+        self._read = read
         self._fd = -1
         self._open = -1
         names = [name for name in disk.listdir(folder) if name.isascii() and name.isdigit()]
@@ -123,7 +128,7 @@ class BatchQueue:
             self.close()
             self._fd = self._disk.open(self._folder / file_name(base), write=False)
             self._open = base
-        return BatchEntry._make(ENTRY.unpack(self._disk.pread(self._fd, ENTRY_BYTES, at - base)))
+        return BatchEntry._make(ENTRY.unpack(self._read(self._fd, ENTRY_BYTES, at - base)))
 
     def bounds(self, log_min: int, log_end: int) -> BatchBounds:
         """Return which messages are in records between these log offsets."""
@@ -176,9 +181,11 @@ class BatchQueues:
             return queue.bounds(log_min, log_end)
 
     @contextmanager
-    def queue(self, topic: str, queue_id: int) -> Iterator[BatchQueue]:
-        """Open one queue for as long as the block takes."""
-        queue = BatchQueue(self.disk, queue_folder(self.root, topic, queue_id))
+    def queue(
+        self, topic: str, queue_id: int, read: Callable[[int, int, int], bytes] | None = None
+    ) -> Iterator[BatchQueue]:
+        """Open one queue for as long as the block takes; `read`: instead of `Disk.pread`."""
+        queue = BatchQueue(self.disk, queue_folder(self.root, topic, queue_id), read or self.disk.pread)
         try:
             yield queue
         finally:

@@ -8,6 +8,7 @@ the whole process waiting, inside a `pread` only the own thread.  And whoever ma
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.message import PropertyKey
 from actormq.store import commit_log, consume_queue, index
 from actormq.store import record as records
+from actormq.store.batch_queue import BatchQueue, BatchQueues
 from actormq.store.commit_log import file_name
 from actormq.store.consume_queue import Boundary, offset_by_time, queue_folder
 from actormq.store.disk import Disk
@@ -139,8 +141,15 @@ class Finder:
             data += self._bytes(path, size - len(data), at + len(data))
         return data[:size]
 
-    def store_time(self, topic: str, queue_id: int, queue_offset: int) -> int:
-        """Return a message's store timestamp; `NO_TIME` when it is not there (any more)."""
+    def store_time(self, topic: str, queue_id: int, queue_offset: int, *, is_batch: bool = False) -> int:
+        """Return a message's store timestamp; `NO_TIME` when it is not there (any more).
+
+        Args:
+            is_batch: the topic has batch queues.
+        """
+        if is_batch:
+            with self._batch_queue(topic, queue_id) as queue:
+                return self._batch_time(queue, queue_offset)
         at = queue_offset % self._config.queue_file_entries * ENTRY_BYTES
         folder = queue_folder(self._config.root / consume_queue.FOLDER, topic, queue_id)
         entry = self._bytes(folder / file_name(queue_offset * ENTRY_BYTES - at), ENTRY_BYTES, at)
@@ -150,10 +159,33 @@ class Finder:
         return found[1].store_timestamp if found is not None else NO_TIME
 
     def offset_at(
-        self, topic: str, queue_id: int, low: int, high: int, timestamp: int, boundary: Boundary
+        self,
+        topic: str,
+        queue_id: int,
+        low: int,
+        high: int,
+        timestamp: int,
+        boundary: Boundary,
+        *,
+        is_batch: bool = False,
     ) -> int:
-        """Return the queue offset that RocketMQ answers for a store time, inside [low, high]."""
+        """Return the queue offset that RocketMQ answers for a store time, inside [low, high].
+
+        Args:
+            is_batch: the topic has batch queues.
+        """
+        if is_batch:
+            with self._batch_queue(topic, queue_id) as queue:
+                return offset_by_time(low, high, timestamp, boundary, partial(self._batch_time, queue))
         return offset_by_time(low, high, timestamp, boundary, partial(self.store_time, topic, queue_id))
+
+    def _batch_queue(self, topic: str, queue_id: int) -> AbstractContextManager[BatchQueue]:
+        return BatchQueues(self._disk, self._config.root).queue(topic, queue_id, self._read)
+
+    def _batch_time(self, queue: BatchQueue, queue_offset: int) -> int:
+        """Return when the record with a message was stored: a batch's messages are as old as it."""
+        entry = next(queue.since(queue_offset, self._log_end), None)
+        return NO_TIME if entry is None else entry.store_timestamp
 
     def by_key(self, wanted: Wanted) -> tuple[list[bytes], tuple[int, int]]:
         """Return the newest messages that fit, oldest first, and up to where the index knows the log.

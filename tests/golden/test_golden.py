@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import shutil
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ from actormq.shm.append_port import REQUEST
 from actormq.shm.extents import Extents
 from actormq.store import checkpoint, index, record, tables
 from actormq.store.batch_queue import BatchQueues
-from actormq.store.consume_queue import QueueReader
+from actormq.store.consume_queue import Boundary, QueueReader
 from actormq.store.disk import RealDisk
+from actormq.store.finding import NO_TIME, Finder
 from actormq.store.identifiers import pack_host
 from actormq.store.index import IndexReader
 from actormq.store.log_scan import find_end
@@ -392,6 +395,26 @@ def test_every_entry_of_every_batch_queue(tmp_path: Path) -> None:
             )
             for java in stored
         ]
+
+
+def test_batch_queues_are_searched_by_time(tmp_path: Path) -> None:
+    """By the store times of their records; all messages of a batch are as old as it."""
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    with Finder(DISK, golden.config, 0, FOREVER_MS) as finder:
+        for said in golden.said["queues"]:
+            topic, queue_id, low, high = said["topic"], said["queueId"], said["min"], said["max"]
+            times: list[int] = []
+            for java in golden.said["records"]:
+                if java["queueId"] == queue_id:
+                    times += [java["storeTimestamp"]] * int(java["properties"].get("INNER_NUM", 1))
+            assert len(times) == high - low
+            for offset, time in enumerate(times, low):
+                assert finder.store_time(topic, queue_id, offset, is_batch=True) == time
+            assert finder.store_time(topic, queue_id, high, is_batch=True) == NO_TIME
+            for time in sorted({at + near for at in times for near in (-1, 0, 1)}):
+                search = partial(finder.offset_at, topic, queue_id, low, high, time, is_batch=True)
+                assert search(boundary=Boundary.LOWER) == low + bisect_left(times, time)
+                assert search(boundary=Boundary.UPPER) == max(low, low + bisect_right(times, time) - 1)
 
 
 def test_recovery_opens_batch_queues_and_makes_no_others(tmp_path: Path) -> None:

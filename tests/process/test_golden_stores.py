@@ -109,6 +109,11 @@ def test_batch_queues_are_pulled(tmp_path: Path) -> None:
                 answer = client.call(code, {"topic": topic, "queueId": queue_id})
                 assert answer.fields["offset"] == str(queue[end])
             last = stored[-1]
+            time = {"topic": topic, "queueId": queue_id, "timestamp": str(last["storeTimestamp"])}
+            first_then = next(one for one in stored if one["storeTimestamp"] == last["storeTimestamp"])
+            assert client.call(29, time).fields["offset"] == str(first_then["queueOffset"])
+            earliest = client.call(32, {"topic": topic, "queueId": queue_id})
+            assert earliest.fields["timestamp"] == str(stored[0]["storeTimestamp"])
             inside = queue["max"] - 1
             assert [each.physical_offset for each in pull_all(client, topic, queue_id, inside)] == [
                 last["logOffset"]

@@ -21,6 +21,7 @@ from actormq.broker.tables import Tables
 from actormq.config import StoreConfig
 from actormq.errors import RequestError, ResponseCode, StoreError
 from actormq.shm.extents import Extent, Extents
+from actormq.store.batch_queue import is_batch_topic
 from actormq.store.consume_queue import Boundary
 from actormq.store.disk import Disk
 from actormq.store.finding import NO_TIME, Finder, Wanted
@@ -126,6 +127,10 @@ class Lookups:
             return topic, queue_id, _EMPTY
         return topic, queue_id, extent
 
+    def _is_batch(self, topic: str) -> bool:
+        entry = self._tables.topic(topic)
+        return entry is not None and is_batch_topic(entry.attributes)
+
     def _max_offset(self, command: RemotingCommand) -> Question:
         answer = RemotingCommand.response_to(command, 0, fields={"offset": str(self._queue(command)[2].max)})
         return lambda finder: answer
@@ -139,19 +144,23 @@ class Lookups:
         timestamp = int_field(command.fields, "timestamp")
         upper = command.fields.get("boundaryType", "").upper() == "UPPER"
         boundary = Boundary.UPPER if upper else Boundary.LOWER
+        is_batch = self._is_batch(topic)
 
         def answer(finder: Finder) -> RemotingCommand:
-            found = finder.offset_at(topic, queue_id, extent.min, extent.max, timestamp, boundary)
+            found = finder.offset_at(
+                topic, queue_id, extent.min, extent.max, timestamp, boundary, is_batch=is_batch
+            )
             return RemotingCommand.response_to(command, 0, fields={"offset": str(found)})
 
         return answer
 
     def _earliest_time(self, command: RemotingCommand) -> Question:
         topic, queue_id, extent = self._queue(command)
+        is_batch = self._is_batch(topic)
 
         def answer(finder: Finder) -> RemotingCommand:
             is_empty = extent.min >= extent.max
-            time = NO_TIME if is_empty else finder.store_time(topic, queue_id, extent.min)
+            time = NO_TIME if is_empty else finder.store_time(topic, queue_id, extent.min, is_batch=is_batch)
             return RemotingCommand.response_to(command, 0, fields={"timestamp": str(time)})
 
         return answer
