@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect as inspection
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, get_type_hints
 
 import typer
 
@@ -31,21 +33,8 @@ app = typer.Typer()
 
 DELAY_LEVELS: Final = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
 
-Store: TypeAlias = Annotated[Path, typer.Argument(help="The store's folder.", metavar="STORE")]
 DelayLevels: TypeAlias = Annotated[
     str, typer.Option("--delay-levels", help="The broker's delay levels, where they are not the default.")
-]
-LogFileBytes: TypeAlias = Annotated[
-    int, typer.Option("--log-file-bytes", help="Size of a log file, where its files do not tell.")
-]
-QueueFileEntries: TypeAlias = Annotated[
-    int, typer.Option("--queue-file-entries", help="Entries of a queue file, where its files do not tell.")
-]
-IndexSlots: TypeAlias = Annotated[
-    int, typer.Option("--index-slots", help="Slots of an index file, where its files do not tell.")
-]
-IndexEntries: TypeAlias = Annotated[
-    int, typer.Option("--index-entries", help="Entries of an index file, where its files do not tell.")
 ]
 
 
@@ -65,30 +54,68 @@ def unreadable_is_usage() -> Iterator[None]:
         raise StoreError(f"{error.filename or 'the disk'}: {error.strerror}") from None
 
 
-def readable(store: Path, log_bytes: int, queue_entries: int = 0, slots: int = 0, entries: int = 0) -> Layout:
-    """As `layout_of`; what cannot be read is wrong usage."""
-    with unreadable_is_usage():
-        return layout_of(store, log_bytes, queue_entries, slots, entries)
-
-
-def layout_of(store: Path, log_bytes: int, queue_entries: int, slots: int, entries: int) -> Layout:
-    """Return the store's sizes; what was said wins over what its files tell."""
+def readable(
+    store: Annotated[Path, typer.Argument(help="The store's folder.", metavar="STORE")],
+    log_file_bytes: Annotated[
+        int, typer.Option("--log-file-bytes", help="Size of a log file, where its files do not tell.")
+    ] = 0,
+    queue_file_entries: Annotated[
+        int,
+        typer.Option("--queue-file-entries", help="Entries of a queue file, where its files do not tell."),
+    ] = 0,
+    index_slots: Annotated[
+        int, typer.Option("--index-slots", help="Slots of an index file, where its files do not tell.")
+    ] = 0,
+    index_entries: Annotated[
+        int, typer.Option("--index-entries", help="Entries of an index file, where its files do not tell.")
+    ] = 0,
+) -> Layout:
+    """Return the store's sizes; what was said wins over what its files tell.  Not readable is wrong usage."""
     from actormq.store.disk import RealDisk
     from actormq.store.tools.layout import Sizes, find_layout
 
     given = Sizes(
-        log_file_bytes=log_bytes, queue_file_entries=queue_entries, index_slots=slots, index_entries=entries
+        log_file_bytes=log_file_bytes,
+        queue_file_entries=queue_file_entries,
+        index_slots=index_slots,
+        index_entries=index_entries,
     )
-    return find_layout(RealDisk(), store.absolute(), given)
+    with unreadable_is_usage():
+        return find_layout(RealDisk(), store.absolute(), given)
+
+
+def _parameters(function: Callable[..., object]) -> list[inspection.Parameter]:
+    """Return a function's parameters as Typer wants them; `Layout` is imported when a command runs."""
+    hints = get_type_hints(function, localns={"Layout": object}, include_extras=True)
+    return [
+        each.replace(kind=each.KEYWORD_ONLY, annotation=hints[each.name])
+        for each in inspection.signature(function).parameters.values()
+    ]
+
+
+def on_store(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the parameters of `readable` in the place of its first one, the layout.
+
+    Typer makes options of a function's signature, so that is what is put together here.
+    """
+    store, *sizes = _parameters(readable)
+    _, *others = _parameters(command)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        layout = readable(**{each.name: given.pop(each.name) for each in (store, *sizes)})
+        command(layout, **given)
+
+    parameters = [store, *others, *sizes]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__signature__ = inspection.Signature(parameters)  # type: ignore[attr-defined]
+    return run
 
 
 @app.command(epilog=examples("store inspect /var/lib/actormq/broker-a", "store inspect ~/store --json"))
+@on_store
 def inspect(
-    store: Store,
-    log_file_bytes: LogFileBytes = 0,
-    queue_file_entries: QueueFileEntries = 0,
-    index_slots: IndexSlots = 0,
-    index_entries: IndexEntries = 0,
+    layout: Layout,
     as_json: Json = False,
 ) -> None:
     """Say what a store has: files, offsets, times, messages of each queue, checkpoint, tables."""
@@ -96,7 +123,6 @@ def inspect(
     from actormq.store.disk import RealDisk
     from actormq.store.tools import inspecting
 
-    layout = readable(store, log_file_bytes, queue_file_entries, index_slots, index_entries)
     with unreadable_is_usage():
         facts = inspecting.inspect(RealDisk(), layout)
     running = owners(layout.root)
@@ -107,16 +133,13 @@ def inspect(
 
 
 @app.command(epilog=examples("store verify /var/lib/actormq/broker-a", "store verify ~/store --json"))
+@on_store
 def verify(
-    store: Store,
+    layout: Layout,
     delay_levels: DelayLevels = DELAY_LEVELS,
     findings_max: Annotated[
         int, typer.Option("--findings", min=1, help="Describe so many; all are counted.")
     ] = 100,
-    log_file_bytes: LogFileBytes = 0,
-    queue_file_entries: QueueFileEntries = 0,
-    index_slots: IndexSlots = 0,
-    index_entries: IndexEntries = 0,
     as_json: Json = False,
 ) -> None:
     """Look for damage: every record, and log against queues, index and offsets; changes nothing.
@@ -128,7 +151,6 @@ def verify(
     from actormq.store.tools import verifying
 
     with unreadable_is_usage(), progress_bar("verify") as progress:
-        layout = layout_of(store, log_file_bytes, queue_file_entries, index_slots, index_entries)
         verdict = verifying.verify(
             RealDisk(),
             layout,
@@ -151,8 +173,9 @@ def verify(
         "store dump ~/store --from 1073741824 --count 10",
     )
 )
+@on_store
 def dump(
-    store: Store,
+    layout: Layout,
     begin: Annotated[
         str,
         typer.Option("--from", help="From this log offset, or store time, like 2026-11-22T14:30:00."),
@@ -165,7 +188,6 @@ def dump(
     ] = None,
     body: Annotated[str, typer.Option("--body", help="Show bodies as text, base64, hex; or none.")] = "text",
     count: Annotated[int | None, typer.Option("--count", min=1, help="End after so many.")] = None,
-    log_file_bytes: LogFileBytes = 0,
 ) -> None:
     """Print messages as the log has them, a JSON object in each line; damaged places go to standard error."""
     from itertools import islice
@@ -181,7 +203,7 @@ def dump(
     if body not in BODIES:
         raise ConfigError(f"--body must be one of {', '.join(BODIES)}, not {body!r}")
     wanted = Wanted(**bounds_of(begin, end), topic=topic, queue_id=queue, key=key)
-    found = dumped(RealDisk(), readable(store, log_file_bytes), wanted)
+    found = dumped(RealDisk(), layout, wanted)
     damaged = False
     for one in islice(found, count):
         if isinstance(one, BadPlace):
@@ -210,15 +232,12 @@ def alone(root: Path) -> Iterator[None]:
 
 
 @app.command(epilog=examples("store rebuild /var/lib/actormq/broker-a --write"))
+@on_store
 def rebuild(
-    store: Store,
+    layout: Layout,
     write: Write = False,
     with_index: Annotated[bool, typer.Option("--index/--no-index", help="Make an index, too.")] = True,
     delay_levels: DelayLevels = DELAY_LEVELS,
-    log_file_bytes: LogFileBytes = 0,
-    queue_file_entries: QueueFileEntries = 0,
-    index_slots: IndexSlots = 0,
-    index_entries: IndexEntries = 0,
     as_json: Json = False,
 ) -> None:
     """Make all queues and the index anew from the log; the broker must have stopped."""
@@ -229,7 +248,6 @@ def rebuild(
     from actormq.store.disk import RealDisk
     from actormq.store.tools import rebuilding
 
-    layout = readable(store, log_file_bytes, queue_file_entries, index_slots, index_entries)
     if not write:
         say(f"would replace {layout.queues} and {layout.index}; nothing was changed (say --write)")
         return
@@ -251,17 +269,14 @@ def rebuild(
         "store truncate ~/store --at 1073741824", "store truncate ~/store --at 1073741824 --write"
     )
 )
+@on_store
 def truncate(
-    store: Store,
+    layout: Layout,
     at: Annotated[int, typer.Option("--at", min=0, help="The log offset where the log is to end.")],
     write: Write = False,
     keep: Annotated[
         bool, typer.Option("--keep/--no-keep", help="Keep what is cut, in a folder beside the log.")
     ] = True,
-    log_file_bytes: LogFileBytes = 0,
-    queue_file_entries: QueueFileEntries = 0,
-    index_slots: IndexSlots = 0,
-    index_entries: IndexEntries = 0,
     as_json: Json = False,
 ) -> None:
     """Cut the log between two records, queues and index with it; the broker must have stopped."""
@@ -271,7 +286,6 @@ def truncate(
     from actormq.store.disk import RealDisk
     from actormq.store.tools import cutting
 
-    layout = readable(store, log_file_bytes, queue_file_entries, index_slots, index_entries)
     kept = layout.root / f"{cutting.KEPT_PREFIX}{at}-{time.strftime('%Y%m%d%H%M%S')}"
     try:
         if write:
@@ -297,8 +311,9 @@ def truncate(
         "store backup /var/lib/actormq/broker-a /backup/tuesday --since /backup/monday",
     )
 )
+@on_store
 def backup(
-    store: Store,
+    layout: Layout,
     target: Annotated[Path, typer.Argument(help="A new or empty folder.", metavar="DEST")],
     since: Annotated[
         Path | None, typer.Option("--since", help="An earlier backup: what it has is not read again.")
@@ -306,17 +321,12 @@ def backup(
     share: Annotated[
         bool, typer.Option("--share/--copy", help="Clone or link full log files where that can be done.")
     ] = True,
-    log_file_bytes: LogFileBytes = 0,
-    queue_file_entries: QueueFileEntries = 0,
-    index_slots: IndexSlots = 0,
-    index_entries: IndexEntries = 0,
     as_json: Json = False,
 ) -> None:
     """Copy a store, while its broker works or not: everything acknowledged before the command began."""
     from actormq.store.disk import RealDisk
     from actormq.store.tools import backup as copying
 
-    layout = readable(store, log_file_bytes, queue_file_entries, index_slots, index_entries)
     with unreadable_is_usage(), progress_bar("backup") as progress:
         before = since.absolute() if since is not None else None
         done = copying.backup(

@@ -51,6 +51,11 @@ class QueueExtensions:
         self._disk = disk
         self._root = store_root / FOLDER
 
+    @classmethod
+    def of(cls, disk: Disk, store_root: Path) -> QueueExtensions | None:
+        """Return those of a store that has some."""
+        return cls(disk, store_root) if disk.is_folder(store_root / FOLDER) else None
+
     def has(self, topic: str) -> bool:
         """Say whether some queue of the topic has an extension."""
         return self._disk.is_folder(queue_folder(self._root, topic, 0).parent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -32,13 +32,12 @@ class BatchQueueCheck(QueueCheck):
         trust: Trust,
         report: Report,
         topics: tables.Table | None,
-        found: Collection[Queue],
         deleted: Mapping[str, int],
     ) -> None:
         entries = queue_file_bytes(batches.disk, batches.root) // ENTRY_BYTES
         file_entries = entries or StoreConfig(root=Path()).batch_queue_file_entries
         files = EntryFiles(batches.disk, batches.root, file_entries * ENTRY_BYTES, ENTRY_BYTES)
-        super().__init__(files, trust, report, topics, found, deleted)
+        super().__init__(files, trust, report, topics, batches.names(), deleted)
         self._next: dict[Queue, int] = {}
         """The place behind the last entry compared."""
         self._ends: dict[Queue, int] = {}

@@ -17,7 +17,7 @@ from actormq.errors import StoreForeign
 from actormq.kernels import records
 from actormq.kernels.queues import ENTRY_BYTES
 from actormq.kernels.records import ScanEnd
-from actormq.store import queue_ext, tables
+from actormq.store import tables
 from actormq.store.batch_queue import BatchQueues
 from actormq.store.disk import Disk
 from actormq.store.queue_bounds import queues_on_disk
@@ -114,14 +114,14 @@ class _Verification:
         )
         topics = stored[tables.TOPICS]
         self.batch_topics = batch_topics(disk, layout, topics)
-        known = (self.trust, self.report, topics)
         found = [queue for queue in queues_on_disk(disk, layout.queues) if queue[0] not in self.batch_topics]
         files = EntryFiles(disk, layout.queues, layout.queue_file_entries * ENTRY_BYTES, ENTRY_BYTES)
-        has_units = disk.is_folder(layout.root / queue_ext.FOLDER)
-        units = QueueExtensions(disk, layout.root) if has_units else None
-        self.queues = QueueCheck(files, *known, found, deleted, units)
-        batches = BatchQueues(disk, layout.root)
-        self.batches = BatchQueueCheck(batches, *known, batches.names(), deleted)
+        self.queues = QueueCheck(
+            files, self.trust, self.report, topics, found, deleted, QueueExtensions.of(disk, layout.root)
+        )
+        self.batches = BatchQueueCheck(
+            BatchQueues(disk, layout.root), self.trust, self.report, topics, deleted
+        )
 
     def _trust_and_index(self) -> tuple[Trust, IndexCheck]:
         self.log.refresh()

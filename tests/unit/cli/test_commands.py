@@ -24,7 +24,8 @@ from actormq.cli.progress import progress_bar
 from actormq.cli.remote import Broker
 from actormq.cli.settings import Given, load_broker
 from actormq.client.results import MessageQueue, StartFrom
-from actormq.errors import ConfigError, RequestRefused
+from actormq.errors import ConfigError, RequestRefused, StoreForeign
+from actormq.store.tools.layout import Sizes
 
 
 def test_name_servers_make_the_clients_url() -> None:
@@ -51,6 +52,38 @@ def test_a_full_disk_is_one_sentence(
         assert main(["store", words[0], str(root), *target, *words[1:]]) == 1
     assert capsys.readouterr().err == "actormq: the disk: No space left on device\n"
     assert look(root).whole
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["inspect"], ["verify"], ["dump"], ["rebuild"], ["truncate", "--at", "0"], ["backup", "DEST"]],
+    ids=lambda words: words[0],
+)
+def test_sizes_can_be_said(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To every command that works on a store: each size goes where it belongs."""
+    asked: list[tuple[Path, Sizes]] = []
+
+    def find(_disk: object, root: Path, given: Sizes) -> None:
+        asked.append((root, given))
+        raise StoreForeign("none of ours")
+
+    monkeypatch.setattr("actormq.store.tools.layout.find_layout", find)
+    sizes = [
+        "--log-file-bytes",
+        "1",
+        "--queue-file-entries",
+        "2",
+        "--index-slots",
+        "3",
+        "--index-entries",
+        "4",
+    ]
+    assert main(["store", words[0], str(tmp_path), *words[1:], *sizes]) == 2
+    assert "none of ours" in capsys.readouterr().err
+    given = Sizes(log_file_bytes=1, queue_file_entries=2, index_slots=3, index_entries=4)
+    assert asked == [(tmp_path, given)]
 
 
 def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "old").exists()
 
 
-@pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [61, pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
 def test_interrupted_anywhere(whole: Path, tmp_path: Path, step: int) -> None:
     """The next start has every queue to its end, those too of which the log has nothing; so has a rebuild."""
     for number in itertools.count(1, step):
