@@ -46,7 +46,7 @@ from actormq.kernels.pulls import PullPath, PullTarget, target_key
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES, count_whole, select
 from actormq.net.tcp import Buffer
 from actormq.shm.extents import Extent, Extents
-from actormq.store.batch_queue import BatchQueues, is_batch_topic
+from actormq.store.batch_queue import BatchEntry, BatchQueues, is_batch_topic
 from actormq.store.commit_log import LogReader, LogRemoved
 from actormq.store.consume_queue import QueueReader, QueueRemoved
 from actormq.store.queue_ext import QueueExtensions
@@ -178,6 +178,8 @@ class Found:
     """Which of these entries the messages are of."""
     doubtful: bool = False
     """The entry at the pull's offset leads nowhere."""
+    batches: list[BatchEntry] = field(default_factory=list)
+    """Instead of entries and places, where the queue is one of batches: whose records were read."""
 
 
 class Pulls:
@@ -496,7 +498,7 @@ class Pulls:
         self._marks.reading(log_min)
         offset = header.queue_offset
         if is_batch_topic(planned.topic.attributes):
-            return self._read_batches(pull, planned, extent, log_end)
+            return self._read_batches(pull, planned, extent, (log_min, log_end))
         try:
             first = self._queues.view(header.topic, header.queue_id, offset, 1, extent.incarnation)
         except QueueRemoved:
@@ -539,14 +541,33 @@ class Pulls:
         """Say whether a tags code that this pull looks at may be in its queue's extension."""
         return planned.tag_codes is not None and self._extensions.has(planned.topic.name)
 
-    def _read_batches(self, pull: _Pull, planned: PullPlan, extent: Extent, log_end: int) -> Found:
+    def _read_batches(
+        self, pull: _Pull, planned: PullPlan, extent: Extent, log_range: tuple[int, int]
+    ) -> Found:
         header = pull.header
         taken = share(header, self._limits, in_memory=True, native=is_native(pull.command))
         with self._batches.queue(header.topic, header.queue_id) as queue:
-            entries = queue.since(header.queue_offset, log_end)
-            found = batches.choose(entries, self._log, header.queue_offset, taken, planned.tag_codes)
-        status = PullStatus.FOUND if found.messages else PullStatus.NO_MATCHED_MESSAGE
-        return Found(status, found.next_offset, extent, tuple(found.parts), found.messages, found.bytes)
+            entries = queue.since(header.queue_offset, log_range[1])
+            chosen = batches.choose(
+                entries, header.queue_offset, taken, planned.tag_codes, log_range, self._log.file_bytes
+            )
+        if not chosen.entries:
+            return Found(PullStatus.NO_MATCHED_MESSAGE, chosen.next_offset, extent)
+        found = Found(PullStatus.FOUND, chosen.next_offset, extent, batches=chosen.entries)
+        if self._waits_for_disk(log_range[1] - chosen.entries[0].log_offset):
+            return replace(found, cold=[(entry.log_offset, entry.size) for entry in chosen.entries])
+        return replace(found, parts=(batches.read(chosen.entries, self._log),))
+
+    def _sound(self, found: Found) -> Found:
+        """Return what is sound of the batches that were read."""
+        entries, parts = batches.sound(found.batches, b"".join(found.parts))
+        return replace(
+            found,
+            status=PullStatus.FOUND if entries else PullStatus.NO_MATCHED_MESSAGE,
+            parts=tuple(parts),
+            messages=sum(entry.messages for entry in entries),
+            bytes=sum(entry.size for entry in entries),
+        )
 
     def _whole(self, pull: _Pull, found: Found) -> Found:
         """Return as many of the messages that were read as are undamaged and what their entries promise.
@@ -554,6 +575,8 @@ class Pulls:
         Without one, the message of the first entry is looked for; when it cannot be read any more the
         consumer goes on behind it.
         """
+        if found.batches:
+            return self._sound(found)
         header = pull.header
         first = header.queue_offset
         if found.places:

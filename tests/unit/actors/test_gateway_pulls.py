@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from faults.disks import MemoryDisk
 from gateway_rig import Rig, TcpPeer, pull_request, send_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,8 +37,9 @@ from actormq.kernels.parks import PARK, ParkTable
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.message import java_hash
 from actormq.shm.extents import Extents
+from actormq.store.batch_queue import ENTRY as BATCH_ENTRY
 from actormq.store.batch_queue import BatchQueues
-from actormq.store.commit_log import LogRemoved
+from actormq.store.commit_log import LogRemoved, file_name
 from actormq.store.consume_queue import QueueRemoved
 from actormq.store.disk import RealDisk
 from actormq.store.queue_ext import QueueExtensions
@@ -244,11 +246,13 @@ class Cold:
     def __init__(self, log: Log) -> None:
         self.log = log
         self.is_paced = False
+        self.reads = 0
 
     def is_old(self, distance: int) -> bool:
         return distance > self.old_bytes
 
     def read(self, ranges: list[tuple[int, int]], then: Callable[[bytes | None], None]) -> bool:
+        self.reads += 1
         try:
             then(b"".join(bytes(self.log.view(at, size)) for at, size in ranges))
         except LogRemoved:
@@ -265,6 +269,9 @@ def tables() -> Tables:
         made.put(GroupEntry(group, sys_flag=3))
         made.put(ConsumerGroupOnline(group))
         made.put(SubscriptionEntry(group, "t", "CLUSTERING", "TAG", "*", codes, 5))
+    batched = {"queue.type": "BatchCQ"}
+    made.put(TopicEntry("batched", 6, 1, 1, 0, False, "SINGLE_TAG", batched, [3], [1]))
+    made.put(SubscriptionEntry("g", "batched", "CLUSTERING", "TAG", "*", [], 5))
     made.put(GroupEntry("off", consume_enable=False))
     made.put(GroupEntry("offline"))
     return made
@@ -280,6 +287,7 @@ class Way:
             self.extents.open_row(row, 1, 0, 0)
         self.log, self.queues, self.marks, self.relay = Log(entries), Queues(entries), Marks(), Relay()
         self.cold = Cold(self.log)
+        self.batches = BatchQueues(MemoryDisk(), Path("/store"))
         self.mended: list[int] = []
         self.holder = HolderPort(self.memory)
         self.tables = tables()
@@ -291,7 +299,7 @@ class Way:
             extents=self.extents,
             queues=self.queues,  # type: ignore[arg-type]
             extensions=QueueExtensions(RealDisk(), Path("/nowhere")),
-            batch_queues=BatchQueues(RealDisk(), Path("/nowhere")),
+            batch_queues=self.batches,
             log=self.log,  # type: ignore[arg-type]
             marks=self.marks,
             replies=Replies("R", True),
@@ -844,6 +852,45 @@ def read_all(way: Way, end: int) -> list[int]:
 
 
 LARGE = b"".join(ENTRY.pack(number * 400, 400, 0) for number in range(ENTRIES))
+
+
+def with_batches(cold: bool, entries: Sequence[tuple[int, int, int]]) -> Way:
+    """Return pulls of a batch queue with these (log offset, first message, messages)."""
+    way = Way(KERNELS[0], PLAIN, 1 << 40, cold)
+    folder = way.batches.root / "batched" / "0"
+    disk = way.batches.disk
+    disk.mkdir(folder)
+    data = b"".join(BATCH_ENTRY.pack(at, 100, 7, 1, first, count, -1, 0) for at, first, count in entries)
+    fd = disk.open(folder / file_name(0), exclusive=True)
+    disk.pwritev(fd, [data], 0)
+    disk.close(fd)
+    way.extents.set_max(3, sum(count for _, _, count in entries))
+    return way
+
+
+@pytest.mark.parametrize("cold", [False, True], ids=["warm", "cold"])
+def test_old_batches_are_read_elsewhere_too(cold: bool) -> None:
+    """The same answer; damaged records, those of others and entries that lead nowhere are passed over."""
+    # The record at 100 × n says that it is the n-th of its queue.
+    entries = [(0, 0, 1), (100, 1, 1), (500, 2, 1), (300, 3, 1), (1 << 50, 4, 1), (500, 5, 2), (800, 7, 1)]
+    way = with_batches(cold, entries)
+    way.log.bytes[395] ^= 1
+    got = answer(way, topic="batched", maxMsgNums="32")
+    assert (got.code, got.fields["nextBeginOffset"]) == (0, "5")
+    assert numbers_in(got.body) == [0, 1]
+    got = answer(way, topic="batched", queueOffset="6", maxMsgNums="32")
+    assert (got.code, got.fields["nextBeginOffset"]) == (0, "8")
+    assert numbers_in(got.body) == [5]
+    assert way.cold.reads == 2 * cold
+    assert way.pulls.counts.messages == 4
+
+
+@pytest.mark.parametrize("cold", [False, True], ids=["warm", "cold"])
+def test_batches_that_are_gone_are_passed_over(cold: bool) -> None:
+    way = with_batches(cold, [(0, 0, 1), (100, 1, 3)])
+    way.log.removed.add(0)
+    got = answer(way, topic="batched")
+    assert (got.code, got.fields["nextBeginOffset"], bytes(got.body)) == (20, "4", b"")
 
 
 @pytest.mark.parametrize(("language", "paced"), [(Language.PYTHON, 2), (Language.JAVA, 4)])
