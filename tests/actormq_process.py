@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actormq.actors.rundir import prefix_of
+
 READY = re.compile(
     r"ready in (?P<seconds>[\d.]+) s namesrv=(?P<namesrv>\S+) namesrv-zmq=(?P<namesrv_zmq>\S+) "
     r"broker=(?P<broker>\S+) zmq=(?P<zmq>\S+) pid=(?P<pid>\d+) kernels=(?P<kernels>\w+)"
@@ -37,12 +39,16 @@ class Dev:
     zmq: str
     kernels: str
     errors: list[str] = field(default_factory=list)
+    _listener: threading.Thread | None = None
 
     def stop(self, *, by: signal.Signals = signal.SIGTERM, seconds: float = PATIENCE_S) -> int:
-        """End it and return its exit code."""
+        """End it and return its exit code; by then all that it has said is in `errors`."""
         if self.process.poll() is None:
             self.process.send_signal(by)
-        return self.process.wait(seconds)
+        code = self.process.wait(seconds)
+        if self._listener is not None:
+            self._listener.join(seconds)
+        return code
 
     def end(self) -> None:
         """End it whatever has become of it."""
@@ -84,16 +90,18 @@ def start_dev(
     assert process.stderr
     errors: list[str] = []
     stderr = process.stderr
-    threading.Thread(target=lambda: errors.extend(stderr), daemon=True).start()
+    listener = threading.Thread(target=lambda: errors.extend(stderr), daemon=True)
+    listener.start()
     line = process.stdout.readline()
     found = READY.fullmatch(line.strip())
     if found is None:
         process.kill()
         process.wait()
+        listener.join(PATIENCE_S)
         raise AssertionError(f"not ready: {line!r} {''.join(errors)}")
     return Dev(
         process, data_dir, float(found["seconds"]), found["namesrv"], found["namesrv_zmq"], found["broker"],
-        found["zmq"], found["kernels"], errors,
+        found["zmq"], found["kernels"], errors, listener,
     )  # fmt: skip
 
 
@@ -105,6 +113,13 @@ def dev_in(data_dir: Path, **options: Any) -> Iterator[Dev]:
         yield dev
     finally:
         dev.end()
+
+
+def leavings(store: Path) -> list[Path]:
+    """Return the segments and run folders of the broker on this folder."""
+    places = [Path("/dev/shm"), Path("/run"), Path("/tmp")]
+    places += [Path(os.environ[name]) for name in ("XDG_RUNTIME_DIR", "TMPDIR") if name in os.environ]
+    return [path for place in places if place.is_dir() for path in place.glob(f"*{prefix_of(store)}*")]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import pytest
 MARK = "TESTS_OF_ACTORMQ"
 DESCRIPTORS_MAX = 1_000
 """Of the tests' own process: a shell's usual limit is 1,024."""
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 SHARED = Path("/dev/shm")
 
 

@@ -1,10 +1,12 @@
-"""For tests of clients: what a listener got, and waiting for it."""
+"""For tests of clients: what a listener got, and waiting for it; where nobody listens."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from actormq import ReceivedMessage
 
@@ -37,3 +39,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> float
         assert time.monotonic() - began < seconds
         tick.wait(0.02)
     return time.monotonic() - began
+
+
+@contextmanager
+def dead_port() -> Iterator[int]:
+    """Keep a port at which nobody listens, for the length of a block."""
+    with socket.socket() as keeper:
+        keeper.bind(("127.0.0.1", 0))
+        yield keeper.getsockname()[1]

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ DELAYED_A_SECOND = 10
 """Of each producer."""
 LOG_LINE = re.compile(r"(?P<at>\S+ \S+) \w+ supervisor\S* (?P<role>\S+) (?P<what>was killed by|runs again)")
 PATIENCE_S = 60.0
-ANSWER_S = 5.0
+ANSWER_S = 20.0
 OFFSETS_EVERY_S = 0.25
 CANARY_EVERY_NS = 50_000_000
 QUERY_OFFSET = 14
@@ -265,12 +266,16 @@ class Load:
     def _await_other(self, role: str, pid: int) -> None:
         await_true(f"a new {role}", lambda: self.pid_of(role) not in (0, pid))
 
-    def kill_supervisor(self) -> None:
-        """Kill the supervisor and return when everybody is gone; `restart` comes next."""
+    def kill_supervisor(self, *, gone_s: float = PATIENCE_S) -> None:
+        """Kill the supervisor and return when everybody is gone; `restart` comes next.
+
+        Args:
+            gone_s: how long the others may take.
+        """
         self._end_watch()
         family = processes_of(self.dev)
         self._kill_family(family[:1])
-        self._await_end(family)
+        self._await_end(family, gone_s)
 
     def cut_power(self, meanwhile: Callable[[], None]) -> None:
         """Kill every process at once and return when they are gone; `restart` comes next.
@@ -291,8 +296,8 @@ class Load:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def _await_end(self, family: list[psutil.Process]) -> None:
-        await_true("every process is gone", lambda: not any(map(runs, family)))
+    def _await_end(self, family: list[psutil.Process], seconds: float = PATIENCE_S) -> None:
+        await_true("every process is gone", lambda: not any(map(runs, family)), seconds)
         self.dev.process.wait()
 
     def end_broker(self) -> int:
@@ -414,7 +419,7 @@ class Load:
             verdict,
             [cost_of(self.story, fault, end, looks) for fault, end in zip(self.faults, ends, strict=True)],
             round(os.getloadavg()[0], 1),
-            self.story.logged,
+            Counter(text for _, text in self.story.warned),
         )
 
 

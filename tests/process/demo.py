@@ -154,7 +154,13 @@ class Demo:
         from actormq.actors.mailbox import ProcessRef
         from actormq.actors.runtime import PositionsDirectory
 
-        return ProcessRef(self.caller(), PositionsDirectory(self.positions), role)
+        class PatientRef(ProcessRef):
+            """Waits as long for an answer as a test waits for anything."""
+
+            def ask(self, message: Any, **options: Any) -> Any:
+                return super().ask(message, **{"timeout": DEADLINE_S} | options)
+
+        return PatientRef(self.caller(), PositionsDirectory(self.positions), role)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to stop and return its exit status."""

@@ -18,6 +18,9 @@ from actormq.errors import ConfigError, RequestError
 from actormq.shm.positions import Position, RoleState
 from actormq.shm.ring import Port, RingConsumer, RingProducer
 
+PATIENCE_S = 60.0
+"""As long as the tests themselves wait for anything."""
+
 
 class Say(msgspec.Struct):
     """Asks for the same text back, with who answers."""
@@ -86,9 +89,7 @@ class Advance(msgspec.Struct):
 
 
 class Block(msgspec.Struct):
-    """Sits in a sync for so long."""
-
-    seconds: float
+    """Sits in a sync until the test opens the gate."""
 
 
 class Echo(ProcessActor):
@@ -145,14 +146,14 @@ class Echo(ProcessActor):
                 self.positions.set(Position(message.position), message.value)
             case Block():
                 with self.busy(RoleState.SYNCING):
-                    time.sleep(message.seconds)
+                    wait_at_the_gate(self)
         return None
 
     def forward(self, message: Forward, sender: Sender) -> Any:
         ref = self.context.ref(message.role)
         if message.block:
-            return ref.ask(Say(message.text), block=True, reply_type=Said)
-        future: ProcessFuture = ref.ask(Say(message.text), reply_type=Said)
+            return ref.ask(Say(message.text), block=True, reply_type=Said, timeout=PATIENCE_S)
+        future: ProcessFuture = ref.ask(Say(message.text), reply_type=Said, timeout=PATIENCE_S)
         future.on_done(lambda done: self.reply(sender, done.get()))
         return DEFERRED
 

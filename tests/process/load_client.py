@@ -120,10 +120,18 @@ class Load:
         self._stop.wait(0.02)
 
 
-def produce(
-    url: str, topic: str, history: History, keys: list[str], delayed_a_second: int, stop: threading.Event
-) -> None:
+def wait_for_the_end() -> None:
+    """Return when SIGTERM comes.
+
+    It is blocked in all threads and taken here: a handler would wait until the main thread wakes, which a
+    signal that came to another thread does not do.
+    """
+    signal.sigwait({signal.SIGTERM})
+
+
+def produce(url: str, topic: str, history: History, keys: list[str], delayed_a_second: int) -> None:
     """Run one thread per key, and one for delayed messages."""
+    stop = threading.Event()
     settings = ProducerSettings(retries=0, send_timeout_ms=SEND_TIMEOUT_MS)
     with Producer(url, group="load", settings=settings) as producer:
         load = Load(producer, topic, history, stop)
@@ -134,11 +142,13 @@ def produce(
         for thread in threads:
             thread.start()
         print("running", flush=True)
+        wait_for_the_end()
+        stop.set()
         for thread in threads:
             thread.join()
 
 
-def consume(url: str, topic: str, group: str, history: History, stop: threading.Event) -> None:
+def consume(url: str, topic: str, group: str, history: History) -> None:
     """Note every message received, before it counts as consumed, and every queue that comes or goes."""
 
     def on_queues(taken: Sequence[MessageQueue], left: Sequence[MessageQueue]) -> None:
@@ -159,20 +169,19 @@ def consume(url: str, topic: str, group: str, history: History, stop: threading.
     with Consumer(url, group=group, settings=settings, on_queues=on_queues) as consumer:
         consumer.subscribe(topic, "*", listener)
         print("running", flush=True)
-        stop.wait()
+        wait_for_the_end()
 
 
 def main() -> None:
     """Run one of the two until SIGTERM."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     kind, url, topic, *rest = sys.argv[1:]
     if kind == "produce":
         history = open_history(Path(rest[0]))
-        produce(url, topic, history, rest[1].split(","), int(rest[2]), stop)
+        produce(url, topic, history, rest[1].split(","), int(rest[2]))
     else:
         history = open_history(Path(rest[1]))
-        consume(url, topic, rest[0], history, stop)
+        consume(url, topic, rest[0], history)
     history.close()
 
 

@@ -60,13 +60,17 @@ class Story:
         self.received_at: dict[tuple[str, str], list[int]] = defaultdict(list)
         """Of each group and key: when messages came."""
         self.acknowledged: set[str] = set()
-        self.received: dict[str, set[str]] = defaultdict(set)
+        self.received: dict[str, dict[str, int]] = defaultdict(dict)
+        """Of each group: its messages, and when each came last."""
+        self.repeated_at: list[int] = []
+        """When messages came that their group had had."""
         self.held: dict[tuple[str, str], set[Path]] = defaultdict(set)
         """Of each group and queue: the histories of those who hold it."""
         self.moves: list[Move] = []
         self.connected: list[int] = []
         self.failed: list[tuple[int, str]] = []
-        self.logged: Counter[str] = Counter()
+        self.warned: list[tuple[int, str]] = []
+        """When the client library warned, and of what."""
 
     def follow(self, path: Path) -> None:
         """Read this file, too, from now on."""
@@ -93,7 +97,10 @@ class Story:
                 self.acks[key_of(message)].append(at_ns)
         elif kind == "recv":
             group, message = fields[0], fields[3]
-            self.received[group].add(message)
+            before_ns = self.received[group].get(message)
+            if before_ns is not None:  # one history is read after the other: the later one is the repetition
+                self.repeated_at.append(max(at_ns, before_ns))
+            self.received[group][message] = max(at_ns, before_ns or 0)
             if not message.startswith(DELAYED):
                 self.received_at[group, key_of(message)].append(at_ns)
         elif kind == "note":
@@ -110,11 +117,11 @@ class Story:
         elif what == "failed":
             self.failed.append((at_ns, fields[1]))
         elif what == "log":
-            self.logged[fields[0]] += 1
+            self.warned.append((at_ns, fields[0]))
 
     def missing(self, groups: Iterable[str]) -> int:
         """Return how many acknowledged messages some group has not received yet."""
-        return sum(len(self.acknowledged - self.received[group]) for group in groups)
+        return sum(len(self.acknowledged - self.received[group].keys()) for group in groups)
 
     def flows_since(self, at_ns: int, messages: int, keys: int, groups: int) -> bool:
         """Whether each producer thread has had so many acknowledgements since then, and groups get them."""

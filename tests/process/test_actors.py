@@ -176,8 +176,8 @@ def test_unknown_error_is_death_with_a_traceback(tmp_path: Path) -> None:
         with pytest.raises(ActorDeadError):
             demo.ref("holder").ask(roles.Die(), block=True)
         demo.wait_running("holder", 2)
-        assert "ZeroDivisionError: a bug in the demo role" in demo.log
-        assert "holder exited with status 70" in demo.log
+        wait_until(lambda: "ZeroDivisionError: a bug in the demo role" in demo.log, "the traceback")
+        wait_until(lambda: "holder exited with status 70" in demo.log, "the supervisor's word")
 
 
 def test_idle_role_makes_at_most_two_system_calls_a_second(tmp_path: Path) -> None:

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from actormq_process import Dev, running_dev
+from actormq_process import Dev, leavings, running_dev
 from gateway_process import Peer, until
 from gateway_rig import send_request
 from process.odd_clients import broker
 from server_process import running
-
-from actormq.actors.rundir import prefix_of
 
 FREE_PORTS = ["--port", "0", "--zmq-port", "0", "--namesrv-port", "0", "--namesrv-zmq-port", "0"]
 LOG_FILE_BYTES = 64 * 1024 * 1024
@@ -67,13 +65,6 @@ def started_by(mark: str) -> list[str]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
-
-
-def leavings(store: Path) -> list[Path]:
-    """Return the segments and run folders of the broker on this folder."""
-    places = [Path("/dev/shm"), Path("/run"), Path("/tmp")]
-    places += [Path(os.environ[name]) for name in ("XDG_RUNTIME_DIR", "TMPDIR") if name in os.environ]
-    return [path for place in places if place.is_dir() for path in place.glob(f"*{prefix_of(store)}*")]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -296,7 +287,7 @@ def test_what_was_refused_can_be_started_once_it_is_put_right(tmp_path: Path) ->
     assert (code, "topics.json: bad JSON" in said) == (2, True)
     table.write_text(whole)
     with broker(root) as dev:
-        assert "after=clean stop" in "".join(dev.errors)
+        until("the line in the log", lambda: "after=clean stop" in "".join(dev.errors))
         peer = Peer(dev)
         assert peer.ask(send_request("kept")).fields["queueOffset"] == "1"
         peer.close()

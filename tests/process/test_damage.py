@@ -10,6 +10,7 @@ from gateway_rig import pull_request, send_request
 
 from actormq.kernels import records
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES
+from actormq.wire.command import RemotingCommand
 
 TOPIC = "damage"
 MESSAGES = 20
@@ -25,7 +26,9 @@ def flip(path: Path, at: int) -> None:
 
 
 def consume(peer: Peer) -> list[bytes]:
-    """Return the bodies that a group gets which begins at the beginning."""
+    """Return the bodies that a group gets which begins at the beginning, once all messages are readable."""
+    asked = RemotingCommand.request(30, {"topic": TOPIC, "queueId": "0"})
+    until("all messages are readable", lambda: peer.ask(asked).fields["offset"] == str(MESSAGES))
     bodies: list[bytes] = []
     at = 0
     while at < MESSAGES:

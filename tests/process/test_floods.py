@@ -10,7 +10,9 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import psutil
 import pytest
@@ -24,7 +26,8 @@ from actormq.wire import frame
 from actormq.wire.command import RemotingCommand
 
 CONNECTIONS_MAX = 40
-IDLE_MS = 3_000
+IDLE_MS = 5_000
+"""Who is silent for so long is closed: longer than the canary waits for a processor, one hopes."""
 REPLY_BYTES_MAX = 2 * MEGABYTE
 UNFINISHED_BYTES_MAX = 24 * MEGABYTE
 LIMITS = {
@@ -167,7 +170,9 @@ def test_a_flood_of_connections(dev: Dev, canary: Canary, gateway: Gateway) -> N
     assert gateway.descriptors() <= descriptors + CONNECTIONS_MAX
     close_all(flood)
     until("there is room again", lambda: lines(dev, before, "while all were taken"))
-    assert len(lines(dev, before, "refused 127.0.0.1", "connections are open")) == 1
+    said = lines(dev, before, "refused 127.0.0.1", "connections are open")
+    # Where dialling takes longer than a silent peer may stay, there is room in between.
+    assert 1 <= len(said) <= len(lines(dev, before, "while all were taken"))
     peer = Peer(dev)
     assert peer.ask(GET_ROLES).code == 0
     peer.close()
@@ -175,20 +180,21 @@ def test_a_flood_of_connections(dev: Dev, canary: Canary, gateway: Gateway) -> N
 
 def test_a_flood_of_native_clients(dev: Dev, canary: Canary, gateway: Gateway) -> None:
     """Beyond the limit they get no answer; one line says so; when others leave, there is room."""
-    before = len(dev.errors)
+    before, began = len(dev.errors), time.monotonic()
     flood = []
     for _ in range(2 * CONNECTIONS_MAX):
         flood.append(NativePeer(dev))
         flood[-1].socket.send_multipart([frame.encode_head(RemotingCommand.request(9999))[4:]])
     until(
         "as many are served as may be",
-        lambda: sum(bool(one.socket.poll(1) & zmq.POLLIN) for one in flood) == CONNECTIONS_MAX - 1,
+        lambda: sum(bool(one.socket.poll(1) & zmq.POLLIN) for one in flood) >= CONNECTIONS_MAX - 1,
     )
     canary.sings()
     for one in flood:
         one.socket.send_multipart([frame.encode_head(RemotingCommand.request(9999))[4:]])
     canary.sings()
-    assert len(lines(dev, before, "refused native clients")) == 1
+    leases = 1 + int((time.monotonic() - began) * 1e3 / IDLE_MS)  # after each others are served, and refused
+    assert 1 <= len(lines(dev, before, "refused native clients")) <= leases
     for one in flood:
         one.close()
     # Their leases are over in time.
@@ -222,11 +228,20 @@ def test_peers_that_say_nothing_more(dev: Dev, canary: Canary, gateway: Gateway)
     until("all are closed", lambda: closed_of(silent) == len(silent))
     close_all(silent)
     until("their descriptors are free", lambda: gateway.descriptors() <= descriptors + 2)
-    assert len(dev.errors) == before, dev.errors[before:]
+    assert not lines(dev, before, " gateway-0[")
 
 
-def test_clients_that_stop_in_the_middle_of_a_frame(dev: Dev, canary: Canary, gateway: Gateway) -> None:
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Dev]:
+    """A broker that closes nobody for being silent."""
+    with broker(tmp_path, env={**LIMITS, "ACTORMQ_GATEWAY_IDLE_TIMEOUT_MS": "3600000"}) as started:
+        yield started
+        assert started.stop() == 0, "".join(started.errors)
+
+
+def test_clients_that_stop_in_the_middle_of_a_frame(patient: Dev) -> None:
     """Together they may hold so much and no more: the most silent is closed, with one line each."""
+    dev, canary, gateway = patient, Canary(patient), Gateway(patient)
     before, memory = len(dev.errors), gateway.own_bytes()
     half = struct.pack(">II", 15 * MEGABYTE, 8) + bytes(8 * MEGABYTE)
     stopped = []
@@ -242,7 +257,7 @@ def test_clients_that_stop_in_the_middle_of_a_frame(dev: Dev, canary: Canary, ga
     until("a line each", lambda: len(lines(dev, before, unfinished)) >= 9)
     assert len(lines(dev, before, unfinished)) <= 10
     canary.sings()
-    until("the others are idle", lambda: closed_of(stopped) == len(stopped))
+    canary.close()
     close_all(stopped)
     assert gateway.own_bytes() - memory < 2 * UNFINISHED_BYTES_MAX  # the allocator may keep it for the next
     peer = Peer(dev)

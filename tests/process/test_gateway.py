@@ -18,6 +18,9 @@ from gateway_rig import pull_request, send_request
 from actormq.wire import frame, json
 from actormq.wire.command import RemotingCommand
 
+SUSPEND_MS = 50_000
+"""Longer than a busy machine lets anybody wait."""
+
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
@@ -128,7 +131,7 @@ def test_a_parked_pull_outlives_the_holder_and_the_dispatcher(dev: Dev, peer: Pe
             lambda offset=offset: peer.ask(pull_request(topic, group, offset, flags=0)).code == 19,
         )
         assert found
-        waiting = peer.tell(pull_request(topic, group, offset, suspend_ms=15_000))
+        waiting = peer.tell(pull_request(topic, group, offset, suspend_ms=SUSPEND_MS))
         kill(dev, role)
         other = Peer(dev)
         began = time.monotonic()
@@ -136,7 +139,9 @@ def test_a_parked_pull_outlives_the_holder_and_the_dispatcher(dev: Dev, peer: Pe
         answer = peer.answer_to(waiting)
         assert answer.code == 0
         assert b"wake" in bytes(answer.body)
-        assert time.monotonic() - began < 10, "it was answered by its deadline, not by the message"
+        assert time.monotonic() - began < SUSPEND_MS / 1e3 - 10, (
+            "it was answered by its deadline, not by the message"
+        )
         other.close()
 
 
@@ -183,10 +188,10 @@ def test_a_disk_that_does_not_answer(tmp_path: Path) -> None:
     it is synced."""
     with dev_in(tmp_path, flush="sync", env={"ACTORMQ_STORE_SYNC_FLUSH_TIMEOUT_MS": "300"}) as dev:
         peer = Peer(dev)
-        assert peer.ask(send_request("slow")).code == 0
+        assert peer.ask(send_request("slow")).code in (0, 10)  # this disk may be slow indeed
         asked = RemotingCommand.request(30, {"topic": "slow", "queueId": "0"})
         until("the first is readable", lambda: peer.ask(asked).fields["offset"] == "1")
-        flusher = roles(dev)["flusher"]
+        flusher = until("the flusher rests", lambda: roles(dev).get("flusher"))
         os.kill(flusher, signal.SIGSTOP)
         try:
             late = peer.ask(send_request("slow"))
@@ -213,6 +218,7 @@ def test_a_gateway_that_stood_still_sets_no_offset_back(dev: Dev, peer: Peer) ->
     fields = {"consumerGroup": group, "topic": topic, "queueId": "0"}
     for one, name in ((stopped, "c0"), (other, "c1")):
         assert one.ask(heartbeat(f"{name}@still", group, topic)).code == 0
+    until("the message is readable", lambda: _max_offset(dev, topic) == "1")
     for commit in range(1, 6):
         # Offsets that pulls carry are gathered for some time before they go on.
         assert stopped.ask(pull_request(topic, group, 0, flags=1, commit_offset=commit)).code == 0

@@ -110,11 +110,11 @@ def test_two_roles_may_die_at_once(flush: str, record: Record) -> None:
 
 @pytest.mark.parametrize("flush", ["async", "sync"])
 def test_the_supervisor_may_die_again_and_again(flush: str, record: Record) -> None:
-    """Everybody goes with it; each next start has all that was acknowledged."""
+    """Everybody goes with it within a second; each next start has all that was acknowledged."""
     with broker_under_load(flush=flush) as load:
         for _ in range(KILLS):
             load.await_flow(time.monotonic_ns(), random.Random(flush).randrange(1, 40))
-            load.kill_supervisor()
+            load.kill_supervisor(gone_s=1.0)
             load.restart()
             load.await_flow(load.faults[-1].back_ns)
         record(load, f"supervisor {flush}")

@@ -38,7 +38,8 @@ def test_any_role_may_die_once_and_nothing_is_lost() -> None:
 
 @pytest.mark.timeout(120)
 def test_the_supervisors_death_ends_everything_and_loses_nothing() -> None:
-    """`kill -9` of the supervisor: all gone within a second; the next start has every message."""
+    """`kill -9` of the supervisor: all gone (how soon, the kill matrix sees); the next start has every
+    message."""
     with broker_under_load() as load:
         load.kill_supervisor()
         load.restart()

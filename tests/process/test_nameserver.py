@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def remote() -> Iterator[Remote]:
-    with Remote() as remote:
+    with Remote(PATIENCE_S) as remote:
         yield remote
 
 
@@ -56,7 +56,7 @@ def test_a_registered_broker_is_found_over_both_fronts(server: Server, remote: R
     request = RemotingCommand.request(105, {"topic": "T"})
     answers = [bytes(remote.ask(server.words["namesrv"], 105, {"topic": "T"}).body)]
     request.serialize = Serialize.BINARY
-    with socket.create_connection(split_address(server.words["namesrv"]), 5) as sock:
+    with socket.create_connection(split_address(server.words["namesrv"]), PATIENCE_S) as sock:
         sock.sendall(frame.encode(request))
         length = int.from_bytes(sock.recv(4, socket.MSG_WAITALL), "big")
         answer = frame.decode(sock.recv(length, socket.MSG_WAITALL))
@@ -64,7 +64,7 @@ def test_a_registered_broker_is_found_over_both_fronts(server: Server, remote: R
         answers.append(bytes(answer.body))
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.connect(f"tcp://{server.words['namesrv-zmq']}")
-        dealer.setsockopt(zmq.RCVTIMEO, 5_000)
+        dealer.setsockopt(zmq.RCVTIMEO, int(PATIENCE_S * 1000))
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.send_multipart([frame.encode(request)[4:]])
         answers.append(bytes(frame.decode_parts(*dealer.recv_multipart()).body))
@@ -74,16 +74,16 @@ def test_a_registered_broker_is_found_over_both_fronts(server: Server, remote: R
 
 def test_a_closed_connection_takes_its_broker_along_at_once(server: Server, remote: Remote) -> None:
     """Nobody waits for the expiry of a broker whose process died."""
-    with Remote() as broker:
+    with Remote(PATIENCE_S) as broker:
         broker.ask(server.words["namesrv"], 103, {**WHO, "brokerName": "b", "brokerAddr": "10.0.0.2:1"}, BODY)
         assert b'"b"' in bytes(remote.ask(server.words["namesrv"], 106).body)
     until(lambda: b'"b"' not in bytes(remote.ask(server.words["namesrv"], 106).body))
-    assert "broker gone" in server.log.read_text()
+    until(lambda: "broker gone" in server.log.read_text())
 
 
 def test_a_silent_broker_expires_and_is_disconnected(server: Server, remote: Remote) -> None:
     """After the time that the broker itself asked for."""
-    with Remote() as broker:
+    with Remote(PATIENCE_S) as broker:
         fields = {**WHO, "brokerName": "c", "brokerAddr": "10.0.0.3:1", "heartbeatTimeoutMillis": "200"}
         broker.ask(server.words["namesrv"], 103, fields, BODY)
         until(lambda: b'"c"' not in bytes(remote.ask(server.words["namesrv"], 106).body))
@@ -94,7 +94,7 @@ def test_a_silent_broker_expires_and_is_disconnected(server: Server, remote: Rem
 def test_a_malformed_frame_costs_only_its_connection(server: Server, remote: Remote) -> None:
     """It is closed with one line in the log; everyone else is served."""
     for junk in (b"\x00\x00\x00\x08\x05\x00\x00\x00junk", b"\xff" * 8):
-        with socket.create_connection(split_address(server.words["namesrv"]), 5) as sock:
+        with socket.create_connection(split_address(server.words["namesrv"]), PATIENCE_S) as sock:
             sock.sendall(junk)
             assert sock.recv(100) == b""
     remote.ask(server.words["namesrv"], 106)
@@ -104,18 +104,18 @@ def test_a_malformed_frame_costs_only_its_connection(server: Server, remote: Rem
 def test_kv_entries_survive_restarts(tmp_path: Path) -> None:
     """They are on the disk when they are acknowledged."""
     fields = {"namespace": "N", "key": "k", "value": "v"}
-    with running_namesrv(tmp_path) as server, Remote() as remote:
+    with running_namesrv(tmp_path) as server, Remote(PATIENCE_S) as remote:
         remote.ask(server.words["namesrv"], 100, fields)
         saved = tmp_path / "namesrv" / "kvConfig.json"
         assert json.loads(saved.read_text()) == {"configTable": {"N": {"k": "v"}}}
-    with running_namesrv(tmp_path) as server, Remote() as remote:
+    with running_namesrv(tmp_path) as server, Remote(PATIENCE_S) as remote:
         assert remote.ask(server.words["namesrv"], 101, fields).fields == {"value": "v"}
 
 
 def test_a_kv_entry_that_cannot_be_saved_is_no_success(tmp_path: Path) -> None:
     """A KV path below a file."""
     (tmp_path / "namesrv").write_text("in the way")
-    with running_namesrv(tmp_path) as server, Remote() as remote:
+    with running_namesrv(tmp_path) as server, Remote(PATIENCE_S) as remote:
         with pytest.raises(RequestRefused, match="could not be saved"):
             remote.ask(server.words["namesrv"], 100, {"namespace": "N", "key": "k", "value": "v"})
         remote.ask(server.words["namesrv"], 106)
@@ -123,11 +123,11 @@ def test_a_kv_entry_that_cannot_be_saved_is_no_success(tmp_path: Path) -> None:
 
 def test_a_killed_role_is_replaced_on_the_same_ports(tmp_path: Path) -> None:
     """Brokers and clients come back to the addresses that they know; KV entries are still there."""
-    with running_namesrv(tmp_path) as server, Remote() as remote:
+    with running_namesrv(tmp_path) as server, Remote(PATIENCE_S) as remote:
         remote.ask(server.words["namesrv"], 100, {"namespace": "N", "key": "k", "value": "v"})
         server.role("nameserver").send_signal(signal.SIGKILL)
         until(lambda: _answers(server))
-        with Remote() as again:
+        with Remote(PATIENCE_S) as again:
             again.ask(server.words["namesrv"], 103, WHO, BODY)
             again.ask(server.words["namesrv"], 105, {"topic": "T"})
             assert again.ask(server.words["namesrv"], 101, {"namespace": "N", "key": "k"}).fields == {

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,7 +37,7 @@ from actormq.errors import RequestRefused, ResponseCode
 pytestmark = pytest.mark.timeout(180)
 
 FIRST = ConsumerSettings(start_from=StartFrom.FIRST)
-REBALANCE_S = 20.0
+NEVER_MS = 3_600_000
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -144,6 +143,7 @@ with Consumer(sys.argv[1], sys.argv[2], settings=settings) as consumer:
 def test_a_consumer_killed_by_sigkill_is_replaced_soon(url: str, scheme: str, mode: str) -> None:
     """Over TCP its connection closes, over ZeroMQ its lease runs out; no message is lost.
 
+    Who is left is told so by the broker: by himself he would look an hour later.
     Not orderly over TCP: RocketMQ's queue locks outlive a TCP client by up to 60 s, and ours do as theirs.
     """
     topic = group = f"mortal-{scheme}-{mode}"
@@ -162,7 +162,9 @@ def test_a_consumer_killed_by_sigkill_is_replaced_soon(url: str, scheme: str, mo
     assert victim.stdout
     first = victim.stdout.readline().strip()
     box = Box()
-    settings = ConsumerSettings(start_from=StartFrom.FIRST, orderly=mode == "orderly")
+    settings = ConsumerSettings(
+        start_from=StartFrom.FIRST, orderly=mode == "orderly", rebalance_interval_ms=NEVER_MS
+    )
     with Consumer(url, group, settings=settings) as consumer:
 
         def own() -> int:
@@ -171,15 +173,12 @@ def test_a_consumer_killed_by_sigkill_is_replaced_soon(url: str, scheme: str, mo
         consumer.subscribe(topic, "*", box)
         wait_until(lambda: own() == 2)
         victim.send_signal(signal.SIGKILL)
-        killed = time.monotonic()
         wait_until(lambda: own() == 4)
-        spent = time.monotonic() - killed
         rest = set(victim.stdout.read().split())
         victim.wait(SECONDS)
         wait_until(lambda: {message.body for message in box.messages} | rest | {first} == sent)
     victim.stdin.close()
     victim.stdout.close()
-    assert spent < REBALANCE_S, "who rebalances by himself found it, not who was told"
 
 
 def test_a_topic_made_after_its_consumer_started_is_found(url: str, scheme: str) -> None:
@@ -235,7 +234,8 @@ def test_threads_that_send_and_wait_do_not_notice_that_gateways_die(dev: Dev, ur
             number += 1
         return results
 
-    with Producer(url) as producer, ThreadPoolExecutor(threads) as pool:
+    settings = ProducerSettings(send_timeout_ms=int(SECONDS * 1000))
+    with Producer(url, settings=settings) as producer, ThreadPoolExecutor(threads) as pool:
         sending = [pool.submit(send, thread) for thread in range(threads)]
         try:
             for pid in gateways(dev):

@@ -120,7 +120,7 @@ def test_power_cuts_lose_nothing_acknowledged(disk: Disk, seed: int) -> None:
         for _ in range(CUTS):
             load.await_flow(time.monotonic_ns(), chance.randrange(1, 20))
             cut(load, disk)
-            assert "after=crash" in "".join(load.dev.errors)
+            await_true("the line in the log", lambda: "after=crash" in "".join(load.dev.errors))
         load.await_flow(time.monotonic_ns())
         verdict = load.finish()
         print(f"{CUTS} cuts: {verdict}")

@@ -66,11 +66,12 @@ def test_full_disk_refuses_until_there_is_room(tmp_path: Path) -> None:
             lambda: broker.role("gateway-0", RoleCell.COUNTER_1) > 0, f"sends are refused: {broker.log}"
         )
         assert broker.positions.get(Position.APPENDED) < FILE_BYTES
-        assert "sends will be refused: [Errno 28] No space left on device" in broker.log
+        sentence = "sends will be refused: [Errno 28] No space left on device"
+        wait_until(lambda: sentence in broker.log, "the line in the log")
         (broker.histories / "full").unlink()
         broker.wait_acknowledged(3000)
         assert broker.positions.get(Position.APPENDED) > 2 * FILE_BYTES
-        assert "there is room for log files again" in broker.log
+        wait_until(lambda: "there is room for log files again" in broker.log, "the line in the log")
         broker.wait_dispatched()
         assert broker.stop() == 0
         verdict = broker.check()

@@ -104,7 +104,8 @@ def test_sigterm_to_one_role_replaces_it(tmp_path: Path) -> None:
         demo.kill("holder", signal.SIGTERM)
         demo.wait_running("holder", 2)
         assert "holder was asked to stop, replacing it" in demo.log
-        assert re.findall(r"INFO (\S+)\[\d+\] demo role stops", demo.log)[-1] == "holder"
+        ended = r"INFO (\S+)\[\d+\] demo role stops"
+        wait_until(lambda: re.findall(ended, demo.log) == ["recovery", "holder"], "its last line")
         assert demo.stop() == 0
 
 
@@ -224,11 +225,14 @@ def test_port_of_a_dead_client_reaches_the_servers_successor(tmp_path: Path) -> 
         demo.kill("coordinator")
         demo.wait_running("coordinator", 2)
         demo.wait_running("writer", 2)
-        history = demo.ref("writer").ask(roles.History(), block=True)
-        appends = [line for line in history if "append" in line]
-        assert appends[0] == "opened append coordinator 1"
-        assert "closed append coordinator 1" in appends
-        assert "opened append coordinator 2" in appends
+
+        def appends() -> list[str]:
+            history = demo.ref("writer").ask(roles.History(), block=True)
+            return [line for line in history if "append" in line]
+
+        wait_until(lambda: "opened append coordinator 2" in appends(), "the new port")
+        assert appends()[0] == "opened append coordinator 1"
+        assert "closed append coordinator 1" in appends()
 
 
 def test_stopped_role_is_reported_not_killed(tmp_path: Path) -> None:
@@ -247,9 +251,13 @@ def test_stopped_role_is_reported_not_killed(tmp_path: Path) -> None:
 
 def test_role_inside_a_sync_is_a_slow_disk(tmp_path: Path) -> None:
     """A role that said that it is inside a sync is reported as such."""
-    with broker(tmp_path, settings={"silence_ms": 1_200}).start() as demo:
-        demo.ref("flusher").tell(roles.Block(2.5))
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    options = {"settings": {"silence_ms": 1_200}, "environment": {"DEMO_GATE": str(gate)}}
+    with broker(tmp_path, **options).start() as demo:
+        demo.ref("flusher").tell(roles.Block())
         wait_until(lambda: "flusher: disk slow since" in demo.log, "the report")
+        gate.write_text("go on\n")
         wait_until(lambda: "flusher is back" in demo.log, "the end")
         assert demo.role("flusher", RoleCell.INCARNATION) == 1
         assert demo.role("flusher", RoleCell.BUSY_SINCE_NS) == 0
@@ -422,10 +430,12 @@ def test_survivors_of_a_dead_broker_are_named(tmp_path: Path) -> None:
     """A role that outlives its supervisor (SIGSTOP) holds the folder: 2 s, then a refusal with its pid."""
     with broker(tmp_path).start() as demo:
         survivor = demo.pid_of("flusher")
+        others = {*demo.pids()} - {survivor}
         os.kill(survivor, signal.SIGSTOP)
         demo.process.kill()
         demo.process.wait()
         try:
+            wait_until(lambda: not any(map(alive, others)), "the others are gone")
             lock = StoreLock(tmp_path / "store")
             started = time.monotonic()
             with pytest.raises(StoreLocked, match=rf"process {survivor}\b"):
@@ -434,8 +444,8 @@ def test_survivors_of_a_dead_broker_are_named(tmp_path: Path) -> None:
         finally:
             os.kill(survivor, signal.SIGCONT)
         lock = StoreLock(tmp_path / "store")
-        lock.own()  # waits for its end
-        assert not alive(survivor)
+        lock.own(wait_ms=int(DEADLINE_S * 1000))
+        wait_until(lambda: not alive(survivor), "its end, which lets go of the lock a moment earlier")
         lock.close()
 
 

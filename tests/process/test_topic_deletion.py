@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -39,14 +40,23 @@ def await_true(what: str, condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+class Acknowledged(NamedTuple):
+    """A message that a producer was told is stored, and when."""
+
+    asked: float
+    answered: float
+    body: bytes
+    queue_id: int
+    offset: int
+
+
 class Load:
-    """Producers that never stop, and what was acknowledged: body, queue, offset, and when."""
+    """Producers that never stop, and what was acknowledged."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._stop = threading.Event()
-        self.acknowledged: list[tuple[float, float, bytes, int, int]] = []
-        """(asked, answered, body, queue, offset)"""
+        self.acknowledged: list[Acknowledged] = []
 
     def run(self, name: str) -> None:
         with Producer(self._url, "senders") as producer:
@@ -59,9 +69,8 @@ class Load:
                     result = producer.send(TOPIC, body)
                 except ActorMQError:
                     continue  # the topic is just not there; not acknowledged
-                self.acknowledged.append(
-                    (asked, time.monotonic(), body, result.queue.queue_id, int(result.queue_offset))
-                )
+                place = (result.queue.queue_id, int(result.queue_offset))
+                self.acknowledged.append(Acknowledged(asked, time.monotonic(), body, *place))
 
     @contextmanager
     def running(self) -> Iterator[Load]:
@@ -76,7 +85,7 @@ class Load:
                 thread.join()
 
     def since(self, moment: float) -> int:
-        return sum(asked >= moment for asked, *_ in self.acknowledged)
+        return sum(one.asked >= moment for one in self.acknowledged)
 
 
 def delete(remote: Remote, dev: Dev) -> None:
@@ -126,14 +135,18 @@ def read_all(remote: Remote, dev: Dev) -> dict[tuple[int, int], bytes]:
 
 
 def check_life(
-    load: Load, found: dict[tuple[int, int], bytes], asked: float, made: float, seen: float
+    acknowledged: list[Acknowledged], found: dict[tuple[int, int], bytes], asked: float, made: float
 ) -> None:
-    """Nothing that was acknowledged before the deletion; all that was after the creation, in its place."""
-    dead = {body for _, answered, body, *_ in load.acknowledged if answered < asked}
+    """Nothing that was acknowledged before the deletion; all that was after the creation, in its place.
+
+    Args:
+        acknowledged: all of which is readable, if it is of this life.
+    """
+    dead = {one.body for one in acknowledged if one.answered < asked}
     assert not dead & set(found.values())
-    for sent, answered, body, queue_id, offset in list(load.acknowledged):
-        if sent > made and answered < seen:
-            assert found.get((queue_id, offset)) == body
+    for one in acknowledged:
+        if one.asked > made:
+            assert found.get((one.queue_id, one.offset)) == one.body
     for queue_id in range(QUEUES):
         offsets = sorted(offset for queue, offset in found if queue == queue_id)
         assert offsets == list(range(len(offsets)))
@@ -181,10 +194,10 @@ def live(remote: Remote, dev: Dev) -> tuple[Load, float, float]:
                 create(remote, dev)
                 made = time.monotonic()
             await_true("messages are sent", lambda: load.since(made) > ROUND_MESSAGES)  # noqa: B023
-            seen = time.monotonic()
-            *_, queue_id, offset = load.acknowledged[-1]
-            await_true("it is readable", lambda: (queue_id, offset) in read_all(remote, dev))  # noqa: B023
-            check_life(load, read_all(remote, dev), asked, made, seen)
+            acknowledged = list(load.acknowledged)
+            places = {(one.queue_id, one.offset) for one in acknowledged if one.asked > made}
+            await_true("all are readable", lambda: places <= read_all(remote, dev).keys())  # noqa: B023
+            check_life(acknowledged, read_all(remote, dev), asked, made)
         before = len(received)
         await_true("the consumers go on", lambda: len(received) > before)
     return load, asked, made
@@ -200,7 +213,7 @@ def test_nobody_is_served_a_dead_topics_message(tmp_path: Path, flush: str) -> N
             load, asked, made = live(remote, dev)
             dev.stop(by=signal.SIGKILL)
         with dev_in(folder, flush=flush) as dev:
-            check_life(load, read_all(remote, dev), asked, made, time.monotonic())
+            check_life(load.acknowledged, read_all(remote, dev), asked, made)
             delete(remote, dev)
             create(remote, dev)
             dev.stop(by=signal.SIGKILL)

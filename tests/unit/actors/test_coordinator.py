@@ -766,7 +766,7 @@ class NamedRig(Rig):
 
     def settle(self, condition: Callable[[], bool]) -> None:
         """Run until something is so: TCP on loopback takes a moment."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline
             self.actor.loop.run_once(self.broker.clock.monotonic_ns() + 1_000_000)

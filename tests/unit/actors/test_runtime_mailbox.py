@@ -73,7 +73,7 @@ def holder(run_dir: Path, alive: Alive) -> Iterator[Mailbox]:
 
 
 def receive(mailbox: Mailbox, count: int) -> list[Asked]:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     got: list[Asked] = []
     while len(got) < count:
         assert time.monotonic() < deadline, got
@@ -207,7 +207,7 @@ def test_junk_is_counted_and_dropped(caller: Mailbox, holder: Mailbox, run_dir: 
         push.connect(mailbox_path(run_dir, "holder.1"))
         push.send(letter)
         push.send(letter)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while holder.bad_letters < 2:
             assert time.monotonic() < deadline
             holder.socket.poll(100)
@@ -230,7 +230,7 @@ def test_answers_meanwhile_keep_other_messages(caller: Mailbox, holder: Mailbox,
     future = holder.ask("gateway-0", Ping(0), timeout_s=60)
     for number in range(1, 4):
         caller.tell("holder", Ping(number))
-    holder.socket.poll(10_000)
+    holder.socket.poll(60_000)
     with pytest.raises(Timeout):
         future.get(timeout=0.05)
     assert holder.kept

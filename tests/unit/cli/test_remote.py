@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from listening import SECONDS, dead_port
 
 from actormq.cli.remote import Broker, Cluster, Remote
 from actormq.errors import ConfigError, ConnectFailed, ConnectionLost, RequestRefused, RequestTimeout
@@ -96,16 +97,15 @@ def test_servers_that_do_not_answer_are_named(serving: Callable[[Serve], str]) -
     closing = serving(lambda sock: None)
     silent = serving(_listen_only)
     nonsense = serving(answering(lambda request: b"\xff" * 100))
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        absent = f"127.0.0.1:{gone.getsockname()[1]}"
-    for address, error in (
-        (closing, ConnectionLost),
-        (silent, RequestTimeout),
-        (nonsense, ConnectionLost),
-        (absent, ConnectFailed),
-    ):
-        with Remote(timeout_s=0.2) as remote, pytest.raises(error, match=address):
-            remote.ask(address, 105)
+    with dead_port() as port:
+        for address, error, timeout_s in (
+            (closing, ConnectionLost, SECONDS),
+            (silent, RequestTimeout, 0.2),
+            (nonsense, ConnectionLost, SECONDS),
+            (f"127.0.0.1:{port}", ConnectFailed, SECONDS),
+        ):
+            with Remote(timeout_s) as remote, pytest.raises(error, match=address):
+                remote.ask(address, 105)
     with Remote() as remote, pytest.raises(ConfigError, match="'nowhere' is no HOST:PORT"):
         remote.ask("nowhere", 105)
 
@@ -113,7 +113,7 @@ def test_servers_that_do_not_answer_are_named(serving: Callable[[Serve], str]) -
 def test_a_broken_connection_is_not_used_again(serving: Callable[[Serve], str]) -> None:
     """The next question makes a new one."""
     address = serving(answering(success(b"1")))
-    with Remote(timeout_s=0.2) as remote:
+    with Remote(SECONDS) as remote:
         remote.ask(address, 105)
         with pytest.raises(ConnectionLost):
             remote.ask(address, 105)
