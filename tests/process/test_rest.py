@@ -118,7 +118,7 @@ def send(producer: Producer, count: int) -> None:
 
 # --- wake-ups ----------------------------------------------------------------------------------------------
 
-SUSPEND_MS = 20_000
+SUSPEND_MS = 50_000
 BEAT_S = 1.0
 """As native clients do: their lease is short."""
 LATE_MS = 50.0
