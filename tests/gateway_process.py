@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import time
@@ -41,6 +42,10 @@ class Peer:
             if not data:
                 raise ConnectionError("closed by the broker")
             self.came += map(frame.decode, self.cutter.feed(data))
+
+    def hears(self, seconds: float) -> bool:
+        """Whether something comes within that time."""
+        return bool(select.select([self.sock], [], [], seconds)[0])
 
     def ask(self, command: RemotingCommand) -> RemotingCommand:
         return self.answer_to(self.tell(command))

@@ -55,6 +55,10 @@ class NativePeer:
             if answer.is_response and answer.opaque == command.opaque:
                 return answer
 
+    def hears(self, seconds: float) -> bool:
+        """Whether something comes within that time."""
+        return bool(self.socket.poll(int(seconds * 1000)))
+
     def ask(self, command: RemotingCommand) -> RemotingCommand:
         return self.answer_to(self.tell(command))
 
