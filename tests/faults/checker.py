@@ -102,9 +102,11 @@ def pieces(path: Path) -> Iterator[bytes]:
     with open(path, "rb") as file:
         rest = b""
         while piece := file.read(PIECE_BYTES):
-            lines, newline, rest = (rest + piece).rpartition(b"\n")
-            if newline:
-                yield lines + newline
+            rest += piece
+            end = rest.rfind(b"\n") + 1
+            if end:
+                yield rest[:end]
+                rest = rest[end:]
 
 
 @dataclass

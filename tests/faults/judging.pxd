@@ -43,20 +43,24 @@ cdef inline bytes word(Reader reader):
     reader.at = end + 1
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(reader.piece) + begin, end - begin)
 
+cdef inline bytes two_words(Reader reader):
+    cdef Py_ssize_t begin = reader.at
+    reader.at = word_end(reader) + 1
+    cdef Py_ssize_t end = word_end(reader)
+    reader.at = end + 1
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(reader.piece) + begin, end - begin)
+
 cdef inline i64 number(Reader reader) except? -1:
-    cdef const char *at = PyBytes_AS_STRING(reader.piece) + reader.at
-    cdef const char *end = PyBytes_AS_STRING(reader.piece) + word_end(reader)
-    cdef bint negative = at[0] == c'-'
+    cdef const char *piece = PyBytes_AS_STRING(reader.piece)
+    cdef bint negative = piece[reader.at] == c'-'
+    cdef Py_ssize_t begin = reader.at + negative, at = begin
     cdef i64 value = 0
-    at += negative
-    if at == end or end - at > 18:
-        raise malformed(reader)
-    while at < end:
-        if not c'0' <= at[0] <= c'9':
-            raise malformed(reader)
-        value = 10 * value + (at[0] - c'0')
+    while c'0' <= piece[at] <= c'9' and at - begin < 18:
+        value = 10 * value + (piece[at] - c'0')
         at += 1
-    reader.at = end + 1 - PyBytes_AS_STRING(reader.piece)
+    if at == begin or piece[at] != c',' and piece[at] != c']':
+        raise malformed(reader)
+    reader.at = at + 1
     return -value if negative else value
 
 cdef inline bint is_over(Reader reader) noexcept:
@@ -64,6 +68,8 @@ cdef inline bint is_over(Reader reader) noexcept:
 
 cdef inline Py_ssize_t next_line(Reader reader) except -1:
     cdef const char *begin = PyBytes_AS_STRING(reader.piece)
+    if begin[reader.at] == c'\n':
+        return reader.at + 1
     cdef const void *found = memchr(begin + reader.at, c'\n', PyBytes_GET_SIZE(reader.piece) - reader.at)
     if found == NULL:
         raise malformed(reader)
@@ -86,6 +92,8 @@ cdef inline i64 number_at(bytearray numbers, Py_ssize_t place) noexcept:
 cdef inline Py_ssize_t count_below(bytearray numbers, i64 number) noexcept:
     cdef const i64 *all = <const i64 *>PyByteArray_AS_STRING(numbers)
     cdef Py_ssize_t low = 0, high = PyByteArray_GET_SIZE(numbers) // 8, middle
+    if high and all[high - 1] < number:
+        return high  # most often: who sends has read the answer to his last message
     while low < high:
         middle = (low + high) // 2
         if all[middle] < number:
@@ -153,12 +161,13 @@ cdef class Judge:
     cdef void _end_pause(self, i64 at) except *
     @cython.locals(there=Message)
     cdef void _settle(self, Message known, Queue queue, i64 offset) except *
-    @cython.locals(names=tuple, offset=i64, message=bytes, digest=Py_hash_t, stream=Stream, group=Group, queue=Queue, known=Message)
+    @cython.locals(names_at=Py_ssize_t, names=bytes, offset=i64, message=bytes, digest=Py_hash_t, stream=Stream, group=Group, queue=Queue, known=Message)
     cdef void _recv(self, Reader reader) except *
     cdef void _doubled(self, Message known, object one, Queue queue, i64 offset) except *
     @cython.locals(found=Queue)
     cdef object _place(self, int queue, i64 offset)
     cdef void _fail(self, Reader reader) except *
+    @cython.locals(stream=Stream)
     cdef void _session(self, Reader reader) except *
     @cython.locals(before=i64)
     cdef void _look_at_key(self, Message known, Group group) except *

@@ -40,6 +40,10 @@ if not cython.compiled:
         reader.at = found.end() + 1
         return found[0]
 
+    def two_words(reader: Reader) -> bytes:
+        """Return the next two as they stand there, and go past them."""
+        return word(reader) + b"," + word(reader)
+
     def number(reader: Reader) -> int:
         """Return the next word, a whole number, and go past it."""
         found = word(reader)
@@ -158,7 +162,8 @@ class Reader:
         self.piece = b""
         self.at = 0
         self.time = 0
-        self.streams: dict[tuple[bytes, bytes], Stream] = {}
+        self.streams: dict[bytes, Stream] = {}
+        """By group and queue, as they stand in a line."""
 
     def advance(self) -> bool:
         """Go to the next line and read its time; False: there is none."""
@@ -380,17 +385,19 @@ class Judge:
     def _session(self, reader: Reader) -> None:
         group = word(reader)
         queue = NOTHING if is_over(reader) else word(reader)
-        for stream in list(reader.streams):
-            if stream[0] == group and queue in (NOTHING, stream[1]):
-                del reader.streams[stream]
+        for names, stream in list(reader.streams.items()):
+            if stream.group.name == group and queue in (NOTHING, stream.queue.name):
+                del reader.streams[names]
 
     def _recv(self, reader: Reader) -> None:
-        names = (word(reader), word(reader))
-        offset, message, digest = number(reader), word(reader), hash(word(reader))
-        self._received += 1
+        names_at = reader.at
+        names = two_words(reader)
         stream = reader.streams.get(names)
         if stream is None:
-            stream = reader.streams[names] = Stream(self._group(names[0]), self._queue(names[1]))
+            reader.at = names_at
+            stream = reader.streams[names] = Stream(self._group(word(reader)), self._queue(word(reader)))
+        offset, message, digest = number(reader), word(reader), hash(word(reader))
+        self._received += 1
         group = stream.group
         queue = stream.queue
         if offset > stream.last:

@@ -347,6 +347,8 @@ def test_words_are_those_of_json() -> None:
         b'[1,"else"]',
         b'[1,"ack","a","q"]',
         b'[1,"ack","a","q",1x]',
+        b'[1,"ack","a","q",-]',
+        b'[1,"ack","a","q",1234567890123456789]',
         b'[1,"ack","a","q","1"]',
         b'[1,"ack",["a"],"q",1]',
     ],
