@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -186,10 +187,14 @@ def test_a_death_between_two_steps_loses_nothing(fault: str, tmp_path: Path) -> 
             offset = request(14, consumerGroup="g", topic=name, queueId=0)
             assert until("the offset", lambda offset=offset: _offset(peer, offset)) == str(number)
         role = fault.partition(".")[0]
+        more = count()
 
         def is_reached() -> bool:
             if incarnation(peer, role) == 1:  # one go did what several were meant for: give it another
                 assert peer.ask(send_request(names[0], b"more", "DELAY\x011\x02")).code == 0
+                # A topic and an offset for the coordinator, which may die of them.
+                peer.ask(send_request(f"more-{next(more)}"))
+                peer.ask(request(15, consumerGroup="g", topic=names[0], queueId=1, commitOffset=next(more)))
             return incarnation(peer, role) == 2
 
         until("the fault point is reached", is_reached)
