@@ -26,8 +26,14 @@ GAP_BYTES_MAX: Final = 4_096
 """Ranges that are nearer to each other are read as one: the disk gives whole pages anyway."""
 _DESCRIPTORS_MAX: Final = 16
 PACED_NS: Final = 1_000_000_000
-"""So long after the last read that took the disk, and the last message that was sent, reads are paced."""
+"""So long after the last message that was sent reads are paced."""
+PACED_SHARE_MIN: Final = 0.1
+"""Reads of which less comes from the disk are not paced."""
+WINDOW_BYTES: Final = 64 * 1024 * 1024
+"""Over so much that share is taken; several times what a kernel reads ahead at once."""
 _NS: Final = 1_000_000_000
+_BLOCK_BYTES: Final = 512
+"""In which the kernel counts what it reads from disks."""
 _OURS: Final = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 """Whose use of the disk a thread looks at."""
 
@@ -76,7 +82,7 @@ class Pace:
     """When the next read may begin, so that who sends meanwhile feels little of it.
 
     Old messages cost processor time here, in the kernel and at their consumer; as fast as they can be had
-    they take all of it.  A rate bounds them, but only while the log grows, and only if the disk is read:
+    they take all of it.  A rate bounds them, but only while the log grows, and only what the disk gives:
     a consumer whose messages are in memory must be able to catch up with any producer.
 
     Args:
@@ -89,12 +95,22 @@ class Pace:
         self._log_end = log_end
         self._now_ns = now_ns
         self._end = log_end()
-        self._grew_ns = self._disk_ns = now_ns() - PACED_NS
+        self._grew_ns = now_ns() - PACED_NS
         self._free_ns = 0
+        self._read_bytes = self._disk_bytes = 0
 
-    def took_disk(self) -> None:
-        """Say that a read did."""
-        self._disk_ns = self._now_ns()
+    def has_read(self, read_bytes: int, disk_bytes: int) -> None:
+        """Count a read, and what the disk gave for it: reading ahead, it gives more now and nothing later."""
+        self._read_bytes += read_bytes
+        self._disk_bytes = min(self._disk_bytes + disk_bytes, WINDOW_BYTES)
+        if self._read_bytes > WINDOW_BYTES:
+            self._read_bytes //= 2
+            self._disk_bytes //= 2
+
+    @property
+    def _share(self) -> float:
+        """How much of what is read comes from the disk."""
+        return min(1.0, self._disk_bytes / max(1, self._read_bytes))
 
     @property
     def holds(self) -> bool:
@@ -102,14 +118,15 @@ class Pace:
         now_ns, end = self._now_ns(), self._log_end()
         if end != self._end:
             self._end, self._grew_ns = end, now_ns
-        return self._bytes_per_second > 0 and now_ns - min(self._grew_ns, self._disk_ns) < PACED_NS
+        grows = now_ns - self._grew_ns < PACED_NS
+        return grows and self._bytes_per_second > 0 and self._share >= PACED_SHARE_MIN
 
     def due_ns(self, size: int) -> int:
         """Return when a read of so many bytes may begin, and count it; 0 = now."""
         if not self.holds:
             return 0
         due_ns = max(self._free_ns, self._now_ns())
-        self._free_ns = due_ns + size * _NS // self._bytes_per_second
+        self._free_ns = due_ns + int(size * self._share * _NS / self._bytes_per_second)
         return due_ns
 
 
@@ -194,15 +211,14 @@ class ColdReader:
         self._descriptors.move_to_end(base)
         return fd
 
-    def _done(self, then: Then, data: bytes | bytearray | None, took_disk: bool) -> None:
+    def _done(self, then: Then, data: bytes | bytearray | None, disk_bytes: int) -> None:
         self._under_way -= 1
-        if took_disk:
-            self._pace.took_disk()
+        self._pace.has_read(0 if data is None else len(data), disk_bytes)
         then(data)
 
 
-def _read_and_close(places: list[Place]) -> tuple[bytes | bytearray | None, bool]:
-    """Return the bytes, None when they are gone, and whether the disk was read."""
+def _read_and_close(places: list[Place]) -> tuple[bytes | bytearray | None, int]:
+    """Return the bytes, None when they are gone, and how many the disk gave."""
     before = resource.getrusage(_OURS).ru_inblock
     try:
         data = _read(places)
@@ -211,7 +227,7 @@ def _read_and_close(places: list[Place]) -> tuple[bytes | bytearray | None, bool
     finally:
         for place in places:
             os.close(place.fd)
-    return data, resource.getrusage(_OURS).ru_inblock > before
+    return data, (resource.getrusage(_OURS).ru_inblock - before) * _BLOCK_BYTES
 
 
 def _read(places: list[Place]) -> bytes | bytearray | None:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import count, pairwise
+from itertools import count, pairwise, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actormq.actors.gateway import cold
-from actormq.actors.gateway.cold import PACED_NS, ColdReader, Pace, stretches
+from actormq.actors.gateway.cold import PACED_NS, WINDOW_BYTES, ColdReader, Pace, stretches
 from actormq.actors.gateway.threads import ReadThreads
 from actormq.store.commit_log import file_name
 
@@ -59,9 +59,9 @@ class World:
         self.timers.append((due_ns, call))
 
     def is_sent_to(self) -> None:
-        """Let the log grow, and the disk be read."""
+        """Let the log grow, and all come from the disk."""
         self.log_end += 1
-        self.pace.took_disk()
+        self.pace.has_read(1000, 1000)
 
 
 @pytest.fixture
@@ -190,9 +190,11 @@ def test_reads_are_paced_while_others_send_and_the_disk_is_read() -> None:
     world = World(1_000)
     assert not world.pace.holds
     world.log_end += 1
-    assert not world.pace.holds, "what is in memory is not held back"
+    assert not world.pace.holds, "nothing was read"
+    world.pace.has_read(1_000, 0)
+    assert not world.pace.holds, "all was in memory"
     world.now_ns += PACED_NS
-    world.pace.took_disk()
+    world.pace.has_read(1_000, 8_000)
     assert not world.pace.holds, "nobody sends"
     world.log_end += 1
     assert world.pace.holds
@@ -200,6 +202,31 @@ def test_reads_are_paced_while_others_send_and_the_disk_is_read() -> None:
     assert world.pace.holds
     world.now_ns += 1
     assert not world.pace.holds, "long ago"
+
+
+def test_what_is_in_memory_does_not_count() -> None:
+    """Half of it, and reads follow each other twice as fast; what is read ahead counts later, too."""
+    world = World(1_000)
+    world.is_sent_to()
+    world.pace.has_read(7_000, 3_000)
+    start_ns = world.now_ns
+    assert [world.pace.due_ns(100) - start_ns for _ in range(3)] == [0, 5 * 10**7, 10**8]
+    world.pace.has_read(32_000, 0)
+    assert world.pace.holds
+    world.pace.has_read(1_000, 0)
+    assert not world.pace.holds, "hardly anything comes from the disk"
+
+
+def test_a_disk_that_was_read_long_ago_is_forgotten() -> None:
+    """However much it gave then."""
+    world = World(1_000)
+    world.log_end += 1
+    world.pace.has_read(1_000, 1 << 40)
+    assert world.pace.holds
+    for _ in range(4):
+        assert world.pace.holds
+        world.pace.has_read(WINDOW_BYTES + 1, 0)
+    assert not world.pace.holds
 
 
 def test_paced_reads_follow_each_other_at_the_rate() -> None:
@@ -246,7 +273,7 @@ def test_a_read_that_takes_the_disk_is_noticed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, blocks: int
 ) -> None:
     """By what the kernel counts for the thread; one that finds all in memory is not."""
-    used: Iterator[int] = count(100, blocks) if blocks else iter(lambda: 100, None)
+    used: Iterator[int] = count(100, blocks) if blocks else repeat(100)
     monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_inblock=next(used)))
     world = World(1_000)
     reader = world.reader(folder)
