@@ -8,6 +8,7 @@ from faults.store_life import GROUP, LOG, QUEUES, ROOT, TOPIC, Broker
 
 from actormq.actors.gateway.clients import TCP, Client
 from actormq.actors.gateway.damage import Damage
+from actormq.actors.gateway.lost_tails import LostTails
 from actormq.actors.gateway.pulls import Pulls
 from actormq.actors.gateway.replies import Replies
 from actormq.actors.gateway.role import StoreMarks
@@ -101,6 +102,7 @@ class Consumer:
             address="127.0.0.1:1",
             now_ns=lambda: 1,
             damage=self.damage,
+            lost_tails=LostTails(memory.extents, tables, 0, lambda: 1),
         )
         self.link = Link()
         self.client = Client(1, TCP, self.link)

@@ -133,6 +133,8 @@ def look(dev: Dev, peer: Peer, env: dict[str, str]) -> None:
         assert (committed(peer, "fast"), committed(peer, "slow")) == (KEPT, 3)
         sentence = f"fast had come to {MESSAGES} in queue 0 of {TOPIC}, which ends at {KEPT}: set back"
         until("the line in the log", lambda: sentence in "".join(dev.errors))
+        commit(peer, "fast", MESSAGES)
+        assert committed(peer, "fast") == KEPT, "a consumer that runs on says once more what it had"
     else:  # the ledger is in the run folder, which dies with its broker
         assert (committed(peer, "fast"), committed(peer, "slow")) == (0, 0)
     assert send(peer, 100) == KEPT

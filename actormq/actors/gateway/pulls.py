@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from actormq.actors.gateway import batches
 from actormq.actors.gateway.clients import Client, is_native
 from actormq.actors.gateway.damage import Damage, sizes
+from actormq.actors.gateway.lost_tails import LostTails, Reader
 from actormq.actors.gateway.relay import OVERLOAD, OnNeeded
 from actormq.actors.gateway.replies import Replies
 from actormq.broker.pulling import (
@@ -52,7 +53,7 @@ from actormq.store.consume_queue import QueueReader, QueueRemoved
 from actormq.store.queue_ext import QueueExtensions
 from actormq.wire import frame
 from actormq.wire.command import BROKER_VERSION, RemotingCommand
-from actormq.wire.headers import PullHeader, decode_pull
+from actormq.wire.headers import PullHeader, decode_pull, int_field
 
 PARKED_MAX: Final = 65_536
 SUSPEND_MS_MAX: Final = 300_000
@@ -64,8 +65,6 @@ _ANY_VERSION: Final = (1 << 63) - 1
 _ROUNDS_MAX: Final = 3
 """Reading begins anew when the queue's row changes under it; after so many times the client tries again."""
 _NS_PER_MS: Final = 1_000_000
-AHEAD_NS: Final = 60_000_000_000
-"""So long after the start pulls may be of consumers who know the former broker only."""
 
 
 class HolderPort(Protocol):
@@ -191,7 +190,7 @@ class Pulls:
         extensions: of queues that RocketMQ wrote with them.
         batch_queues: of topics whose records have many messages each.
         damage: finds the messages of entries that lead nowhere.
-        ahead_until_ns: until when consumers may come who had been beyond an end that was lost.
+        lost_tails: who may be beyond an end that was lost.
         cold: reads what may not be in memory; None: everything is read through the maps.
     """
 
@@ -213,7 +212,7 @@ class Pulls:
         address: str,
         now_ns: Callable[[], int],
         damage: Damage,
-        ahead_until_ns: int = 0,
+        lost_tails: LostTails,
         cold: ColdRanges | None = None,
         path_class: type[PullPath] = PullPath,
     ) -> None:
@@ -232,9 +231,7 @@ class Pulls:
         self._address = address
         self._now_ns = now_ns
         self._damage = damage
-        self._ahead_until_ns = ahead_until_ns
-        self._met: set[tuple[str, str, int]] = set()
-        """Groups and queues whose first pull has come, while that matters."""
+        self._lost_tails = lost_tails
         self._cold = cold
         self._path = self._make_path(path_class)
         self._targets: dict[bytes, PullTarget] = {}
@@ -388,7 +385,6 @@ class Pulls:
         self._start(_Pull(client, command, header), now_ns)
 
     def _start(self, pull: _Pull, now_ns: int, asked: bool = False) -> None:
-        header = pull.header
         planned = self._plan(pull)
         if isinstance(planned, GroupNeeded):
             if asked:
@@ -397,35 +393,42 @@ class Pulls:
                 self._relay.need_group(
                     planned.group, lambda code, remark: self._on_group(pull, code, remark), now_ns
                 )
-        elif planned is not None and self._is_ahead(pull, planned, now_ns):
-            pass
         elif planned is not None:
-            if header.sys_flag & PullFlag.COMMIT_OFFSET:
-                self._relay.commit(header.group, header.topic, header.queue_id, header.commit_offset, now_ns)
-            if not is_batch_topic(planned.topic.attributes) and not self._is_extended(planned):
-                self._prepare(header, planned)
-            self._serve(pull, planned, now_ns)
+            self._take(pull, planned, now_ns)
 
-    def _is_ahead(self, pull: _Pull, planned: PullPlan, now_ns: int) -> bool:
-        """Set back a consumer who had come beyond the end that the queue had after a loss of power.
-
-        The messages that he has seen there are gone; those that take their places he would pass over.  The
-        first pull of a group for a queue shows it: whoever has begun in this life begins before that end.
-        """
-        if now_ns >= self._ahead_until_ns:
-            self._met.clear()
-            return False
+    def _take(self, pull: _Pull, planned: PullPlan, now_ns: int) -> None:
         header = pull.header
-        key = (header.group, header.topic, header.queue_id)
-        end = self._extents.lost_from(planned.row)
-        if end is None or key in self._met:
+        end = self._lost_tails.end(planned.row)
+        if end is not None and self._lost_tails.is_ahead(end, self._reader(pull), header.queue_offset):
+            extent = self._extents.read(planned.row)
+            self._answer(pull, planned, Found(PullStatus.OFFSET_RESET, end, extent))
+            return
+        if header.sys_flag & PullFlag.COMMIT_OFFSET:
+            self._relay.commit(header.group, header.topic, header.queue_id, header.commit_offset, now_ns)
+        is_common = not is_batch_topic(planned.topic.attributes) and not self._is_extended(planned)
+        if is_common and end is None:
+            self._prepare(header, planned)
+        self._serve(pull, planned, now_ns)
+
+    def _reader(self, pull: _Pull) -> Reader:
+        header = pull.header
+        return self._lost_tails.reader(header.group, header.topic, header.queue_id, pull.client.id)
+
+    def is_commit_ahead(self, client: Client, command: RemotingCommand) -> bool:
+        """Whether an offset to be committed can only be of the broker's former life, as a pull's may be.
+
+        Raises:
+            RequestError: a number is none.
+        """
+        fields = command.fields
+        group, name = fields.get("consumerGroup", ""), fields.get("topic", "")
+        queue_id, offset = int_field(fields, "queueId", 0, bits=32), int_field(fields, "commitOffset", 0)
+        topic = self._tables.topic(name)
+        if topic is None or not 0 <= queue_id < len(topic.rows):
             return False
-        self._met.add(key)
-        if header.queue_offset <= end:
-            return False
-        extent = self._extents.read(planned.row)
-        self._answer(pull, planned, Found(PullStatus.OFFSET_RESET, end, extent))
-        return True
+        end = self._lost_tails.end(topic.rows[queue_id])
+        reader = self._lost_tails.reader(group, name, queue_id, client.id)
+        return end is not None and self._lost_tails.is_ahead(end, reader, offset)
 
     def _on_group(self, pull: _Pull, code: int, remark: str) -> None:
         if code != 0:
@@ -628,6 +631,8 @@ class Pulls:
         self._counts.bytes += found.bytes
         if pull.command.is_oneway or pull.client.closed:
             return
+        if self._lost_tails.may_be:
+            self._lost_tails.has_come(self._reader(pull), found.next_offset)
         code = response_code(found.status, pull.header.queue_offset)
         offsets = (found.next_offset, found.extent.min, found.extent.max)
         head = self._replies.pulled(pull.command, code, found.status.value, planned, offsets, found.bytes)

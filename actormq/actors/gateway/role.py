@@ -23,7 +23,8 @@ from actormq.actors.gateway.clients import TCP, VIP, ZMQ, Client, Link
 from actormq.actors.gateway.cold import ColdReader, Pace
 from actormq.actors.gateway.damage import Damage
 from actormq.actors.gateway.lookups import Lookups
-from actormq.actors.gateway.pulls import AHEAD_NS, Pulls
+from actormq.actors.gateway.lost_tails import AHEAD_NS, LostTails
+from actormq.actors.gateway.pulls import Pulls
 from actormq.actors.gateway.relay import Relay
 from actormq.actors.gateway.replies import Replies
 from actormq.actors.gateway.sends import TICKET_BITS, Sends, WaitingLimits
@@ -223,7 +224,7 @@ class GatewayActor(ProcessActor):
             memory_bytes=int(MEMORY_PART * _machine_memory_bytes()),
             address=self._address,
             now_ns=context.clock.monotonic_ns,
-            ahead_until_ns=self._ahead_until_ns(),
+            lost_tails=self._new_lost_tails(extents),
             damage=Damage(queues, self._log_reader, self._marks, self._mend, self.log),
             cold=ColdReader(
                 store.root / LOG_FOLDER,
@@ -246,10 +247,11 @@ class GatewayActor(ProcessActor):
     def _log_end(self) -> int:
         return self.positions.get(Position.APPENDED)
 
-    def _ahead_until_ns(self) -> int:
+    def _new_lost_tails(self, extents: Extents) -> LostTails:
         """Only the first life of a gateway meets consumers of the former broker."""
-        first = self.context.incarnation == 1
-        return self.context.clock.monotonic_ns() + AHEAD_NS if first else 0
+        now_ns = self.context.clock.monotonic_ns
+        until_ns = now_ns() + AHEAD_NS if self.context.incarnation == 1 else 0
+        return LostTails(extents, self._tables, until_ns, now_ns)
 
     def _mend(self, log_offset: int) -> None:
         """Have the queue entry of a record made again."""
@@ -450,12 +452,21 @@ class GatewayActor(ProcessActor):
                 self.authorise(client, description, command)
             if handle is not None:
                 handle(client, command, now_ns)
+            elif command.code == RequestCode.UPDATE_CONSUMER_OFFSET and self._pulls.is_commit_ahead(
+                client, command
+            ):
+                self._pass_over(client, command)
             elif description is not None and description.role is Role.COORDINATOR:
                 self._relay.serve(client, command, data, now_ns)
             else:
                 raise RequestError(ResponseCode.REQUEST_CODE_NOT_SUPPORTED, not_supported(command.code))
         except RequestError as error:
             client.refuse(command, error.response_code, error.remark)
+
+    def _pass_over(self, client: Client, command: RemotingCommand) -> None:
+        """An offset of messages that were lost: nothing to complain of, and nothing to keep."""
+        if not command.is_oneway:
+            client.answer(RemotingCommand.response_to(command, ResponseCode.SUCCESS))
 
     def _get_endpoints(self, client: Client, command: RemotingCommand, now_ns: int) -> None:
         fields = {"broker": self.config.name, "version": __version__}

@@ -18,6 +18,7 @@ from kernel_twins import each_of, twins
 
 from actormq.actors.gateway.clients import TCP, ZMQ, Client
 from actormq.actors.gateway.damage import Damage
+from actormq.actors.gateway.lost_tails import LostTails
 from actormq.actors.gateway.pulls import Pulls
 from actormq.actors.gateway.replies import Replies
 from actormq.broker.pulling import TransferLimits
@@ -314,6 +315,7 @@ class Way:
                 self.mended.append,
                 logging.getLogger("gateway"),
             ),
+            lost_tails=LostTails(self.extents, self.tables, 0, lambda: self.now_ns),
             cold=self.cold if cold else None,
             path_class=kernel.PullPath,
         )
@@ -992,21 +994,65 @@ def test_where_access_is_controlled_every_pull_is_looked_at(tmp_path: Path) -> N
     assert asked == [11] * 3
 
 
-@each_kernel
-def test_who_was_ahead_of_a_lost_tail_is_set_back_once(kernel: ModuleType) -> None:
-    """The first pull of a group for a queue, while consumers of the former broker may come."""
+def way_after_a_loss(kernel: ModuleType) -> Way:
+    """Ten messages, of which those from 4 on stand where others were lost."""
     way = Way(kernel, PLAIN, 1 << 40, False)
-    way.pulls._ahead_until_ns = way.now_ns + NS_PER_MS
+    way.pulls._lost_tails = LostTails(way.extents, way.tables, way.now_ns + NS_PER_MS, lambda: way.now_ns)
     way.extents.open_row(0, 1, 0, 10, lost_from=4)
+    return way
+
+
+def commit_of(group: str, offset: object) -> RemotingCommand:
+    fields = {"consumerGroup": group, "topic": "t", "queueId": "0", "commitOffset": str(offset)}
+    return RemotingCommand.request(15, fields)
+
+
+@each_kernel
+def test_who_was_ahead_of_a_lost_tail_is_set_back(kernel: ModuleType) -> None:
+    """Each pull beyond what its group has had in this life, while consumers of the former broker may come."""
+    way = way_after_a_loss(kernel)
     moved = answer(way, queueOffset="7")
     assert (moved.code, moved.remark, moved.fields["nextBeginOffset"]) == (21, "OFFSET_RESET", "4")
     assert way.relay.commits == {}
     assert numbers_in(answer(way, queueOffset="4").body) == [4, 5, 6, 7]
+    assert answer(way, queueOffset="9").code == 21, "another consumer of the group, who missed 8"
     assert numbers_in(answer(way, queueOffset="8").body) == [8, 9]
-    assert numbers_in(answer(way, consumerGroup="two", queueOffset="4").body) == []  # has no such tags
-    assert answer(way, consumerGroup="two", queueOffset="9").code != 21
+    assert numbers_in(answer(way, queueOffset="6").body)[:2] == [6, 7]
+    assert answer(way, consumerGroup="two", queueOffset="5").code == 21, "other groups are no help"
     way.now_ns += NS_PER_MS
     assert answer(way, consumerGroup="tagged", queueOffset="9").code != 21
+
+
+@each_kernel
+def test_nobody_is_set_back_where_nothing_was_lost(kernel: ModuleType) -> None:
+    way = way_after_a_loss(kernel)
     way.extents.open_row(0, 1, 0, 10)
-    way.pulls._ahead_until_ns = way.now_ns + NS_PER_MS
-    assert answer(way, consumerGroup="tagged", queueOffset="8").code != 21
+    assert answer(way, queueOffset="8").code == 0
+    assert not way.pulls.is_commit_ahead(way.clients[0], commit_of("g", 9))
+
+
+@each_kernel
+def test_in_broadcasting_each_client_is_asked_how_far_it_has_come(kernel: ModuleType) -> None:
+    way = way_after_a_loss(kernel)
+    way.tables.put(SubscriptionEntry("g", "t", "BROADCASTING", "TAG", "*", [], 5))
+    way.tables.put(GroupEntry("g", sys_flag=3, broadcast_enable=True))
+    assert numbers_in(answer(way, queueOffset="4").body) == [4, 5, 6, 7]
+    assert answer(way, queueOffset="8").code == 0
+    way.links[1].sent.clear()
+    way.feed(1, request(sysFlag="0", queueOffset="8"), True)
+    (other,) = way.links[1].frames()
+    assert frame.decode(other).code == 21
+
+
+@each_kernel
+def test_offsets_of_lost_messages_are_not_committed(kernel: ModuleType) -> None:
+    """Nor does a group keep one that it sends before its first pull."""
+    way = way_after_a_loss(kernel)
+    client = way.clients[0]
+    assert way.pulls.is_commit_ahead(client, commit_of("g", 5))
+    assert not way.pulls.is_commit_ahead(client, commit_of("g", 4))
+    answer(way, queueOffset="4")
+    assert not way.pulls.is_commit_ahead(client, commit_of("g", 8))
+    assert way.pulls.is_commit_ahead(client, commit_of("g", 9))
+    way.now_ns += NS_PER_MS
+    assert not way.pulls.is_commit_ahead(client, commit_of("g", 9))
