@@ -63,9 +63,9 @@ def list_some_bases(disk: Disk, folder: Path, file_bytes: int, empty_are_fine: b
     """As `list_bases`, but gaps are fine; with `empty_are_fine`, files without bytes never count."""
     bases = []
     names = [
-        name
-        for name in disk.listdir(folder)
-        if not name.endswith(MAKING_SUFFIX) and not disk.is_folder(folder / name)
+        each.name
+        for each in disk.scan(folder)
+        if not each.name.endswith(MAKING_SUFFIX) and not each.is_folder
     ]
     for name in names:
         path = folder / name

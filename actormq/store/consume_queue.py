@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ class BadName(StoreError):
     response_code = ResponseCode.MESSAGE_ILLEGAL
 
 
+@lru_cache(maxsize=256)
 def queue_folder(root: Path, topic: str, queue_id: int) -> Path:
     """Return the folder of one queue below `root` (``<store>/consumequeue``).
 
@@ -52,7 +54,7 @@ def queue_folder(root: Path, topic: str, queue_id: int) -> Path:
         raise BadName(f"{topic[:64]!r} cannot be the name of a folder")
     if queue_id < 0:
         raise BadName(f"a queue id of {queue_id} cannot be the name of a folder")
-    return root / topic / str(queue_id)
+    return root.joinpath(topic, str(queue_id))
 
 
 MANY_FILES: Final = 256

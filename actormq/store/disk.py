@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 _SYNCFS_TELLS: Final = sys.platform == "linux" and [
     int(part) for part in os.uname().release.split("-")[0].split(".")[:2]
@@ -47,6 +47,15 @@ NOT_THE_DISK: Final = (
     errno.EROFS,
 )
 """Trouble that a person removes; the disk is none the worse for it, and so is what lies there."""
+
+
+class Entry(NamedTuple):
+    """One name in a folder, and what has it."""
+
+    name: str
+    is_folder: bool
+    """Or a link that leads to one."""
+    is_link: bool
 
 
 class Disk(Protocol):
@@ -125,6 +134,10 @@ class Disk(Protocol):
 
     def listdir(self, path: Path) -> list[str]:
         """Return the names in a folder, sorted; none when there is no folder."""
+        ...
+
+    def scan(self, path: Path) -> list[Entry]:
+        """Return what is in a folder, sorted by name; nothing when there is no folder."""
         ...
 
     def exists(self, path: Path) -> bool: ...
@@ -286,6 +299,13 @@ class RealDisk:
     def listdir(self, path: Path) -> list[str]:
         try:
             return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def scan(self, path: Path) -> list[Entry]:
+        try:
+            with os.scandir(path) as found:
+                return sorted(Entry(one.name, one.is_dir(), one.is_symlink()) for one in found)
         except FileNotFoundError:
             return []
 

@@ -14,7 +14,7 @@ from actormq.kernels import records
 from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY, ENTRY_BYTES
 from actormq.store.commit_log import LogReader, LogRemoved, file_name
 from actormq.store.consume_queue import QueueFiles, first_at_or_after, queue_folder
-from actormq.store.disk import Disk
+from actormq.store.disk import Disk, Entry
 
 _QUEUE_ID: Final = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
 """As a folder is called by us and by RocketMQ."""
@@ -22,6 +22,7 @@ _BLOCK_ENTRIES: Final = 204
 _BLOCK_BYTES: Final = _BLOCK_ENTRIES * ENTRY_BYTES
 """What is read at once: little more than one entry costs."""
 _GROWTH: Final = 8
+_NOBODY_KNOWS: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,8 @@ class Bounds:
     """Where the record of that last entry ends; 0 without one, or when that record is not in the log."""
     sound: bool
     """The log has the record of the last entry at its place, and no file is missing in between."""
-    more_behind: bool
-    """There may be something behind `max`."""
+    data_end: int
+    """There is certainly nothing from this entry on; not before `max`."""
     replay_from: int
     """The queue is certain for records that end at or before this log offset, at most the bound."""
 
@@ -49,15 +50,15 @@ def topics_on_disk(disk: Disk, root: Path) -> list[str]:
     Raises:
         StoreForeign: one is a link: it would lead out of the store.
     """
-    names = [name for name in disk.listdir(root) if _is_text(name) and disk.is_folder(root / name)]
-    _refuse_links(disk, root, names)
-    return names
+    return _no_links(root, [each for each in disk.scan(root) if _is_text(each.name) and each.is_folder])
 
 
-def _refuse_links(disk: Disk, folder: Path, names: list[str]) -> None:
-    for name in names:
-        if disk.is_link(folder / name):
-            raise StoreForeign(f"{folder / name} is a link: queues lie in folders of the store itself")
+def _no_links(folder: Path, entries: list[Entry]) -> list[str]:
+    """Return the names of what is no link; raise StoreForeign if one is."""
+    for each in entries:
+        if each.is_link:
+            raise StoreForeign(f"{folder / each.name} is a link: queues lie in folders of the store itself")
+    return [each.name for each in entries]
 
 
 def _is_text(name: str) -> bool:
@@ -77,8 +78,8 @@ def queues_on_disk(disk: Disk, root: Path) -> list[tuple[str, int]]:
     """
     found = []
     for topic in topics_on_disk(disk, root):
-        names = [name for name in disk.listdir(root / topic) if _QUEUE_ID.fullmatch(name)]
-        _refuse_links(disk, root / topic, names)
+        folder = root / topic
+        names = _no_links(folder, [each for each in disk.scan(folder) if _QUEUE_ID.fullmatch(each.name)])
         found += [(topic, int(name)) for name in names]
     return found
 
@@ -101,9 +102,7 @@ def find_bounds(
     """
     bases = files.bases(topic, queue_id)
     if not bases:
-        return Bounds(
-            first_file_entry=0, min=0, max=0, log_end=0, sound=True, more_behind=False, replay_from=bound
-        )
+        return Bounds(first_file_entry=0, min=0, max=0, log_end=0, sound=True, data_end=0, replay_from=bound)
     # Only the newest files without a gap count.
     run = list(takewhile(lambda base: base in bases, range(bases[-1], -1, -files.file_bytes)))
     first = run[-1] // ENTRY_BYTES
@@ -111,7 +110,7 @@ def find_bounds(
     log_end, sound, replay_from = 0, len(run) == len(bases), bound
     with closing(_Entries(files, topic, queue_id)) as entries:
         high = entries.end_before(first, end, bound)
-        more_behind = len(run) < len(bases) or entries.has_data_from(high, end)
+        data_end = entries.data_end(high, end) if len(run) == len(bases) else _NOBODY_KNOWS
         low = first_at_or_after(
             first, high, 1, lambda entry: 1 if entries.points_to_log(entry, log_min) else 0
         )
@@ -122,12 +121,14 @@ def find_bounds(
             borne_out = _is_borne_out(reader, topic, queue_id, number, log_offset, size)
             return log_offset + size if borne_out else 0
 
+        last_fits = True
         if low < high:
             log_offset, size, _ = entries.entry(high - 1)
             log_end = log_offset + size
-            sound = sound and end_of(high - 1) > 0
+            last_fits = end_of(high - 1) > 0
+            sound = sound and last_fits
         behind = entries.entry(high)[:2] if high < end else (0, 0)
-        if (low < high and end_of(high - 1) == 0) or (behind != (0, 0) and end_of(high) == 0):
+        if not last_fits or (behind != (0, 0) and end_of(high) == 0):
             certain = (end_of(number) for number in range(high - 1, max(low, high - _PROOFS) - 1, -1))
             replay_from = next((each for each in certain if each), log_min)
     return Bounds(
@@ -136,7 +137,7 @@ def find_bounds(
         max=high,
         log_end=log_end,
         sound=sound,
-        more_behind=more_behind,
+        data_end=data_end,
         replay_from=replay_from,
     )
 
@@ -154,17 +155,32 @@ class _Entries:
         self._base = -1
         self._fd = -1
         self._block = b""
-        self._block_at = -1
+        self._block_at = 0
+        """Where in the queue the block begins, in bytes."""
+        self._zeros_at = 0
+        """Where in the block the zeros at its end begin."""
 
     def entry(self, number: int) -> tuple[int, int, int]:
-        at = number * ENTRY_BYTES % self._files.file_bytes
-        self._open(number * ENTRY_BYTES - at)
-        block_at = at - at % _BLOCK_BYTES
-        if block_at != self._block_at:
-            self._block = self._files.disk.pread(self._fd, _BLOCK_BYTES, block_at)
-            self._block_at = block_at
-        log_offset, size, code = ENTRY.unpack_from(self._block, at - block_at)
+        at = number * ENTRY_BYTES - self._block_at
+        if not 0 <= at < len(self._block):
+            self._read_block(number * ENTRY_BYTES)
+            at = number * ENTRY_BYTES - self._block_at
+        log_offset, size, code = ENTRY.unpack_from(self._block, at)
         return log_offset, size, code
+
+    def _read_block(self, at: int) -> None:
+        in_file = at % self._files.file_bytes
+        self._open(at - in_file)
+        in_block = in_file % _BLOCK_BYTES
+        self._block = self._files.disk.pread(self._fd, _BLOCK_BYTES, in_file - in_block)
+        self._block_at = at - in_block
+        self._zeros_at = len(self._block.rstrip(b"\0"))
+
+    def _block_ends(self, number: int) -> tuple[int, int]:
+        """Return where the block of an entry ends, and before that where the zeros at its end begin."""
+        self.entry(number)
+        first = self._block_at // ENTRY_BYTES
+        return first + len(self._block) // ENTRY_BYTES, first - (-self._zeros_at // ENTRY_BYTES)
 
     def _open(self, base: int) -> None:
         if base != self._base:
@@ -173,7 +189,6 @@ class _Entries:
             self._base = base
 
     def close(self) -> None:
-        self._block_at = -1
         if self._fd >= 0:
             self._files.disk.close(self._fd)
             self._fd = -1
@@ -187,11 +202,21 @@ class _Entries:
         while first + step < end and self.is_before(first + step - 1, bound):
             first += step
             step *= _GROWTH
+        if step == _BLOCK_ENTRIES:
+            block_end, zeros = self._block_ends(first)
+            step = zeros - first if zeros < block_end else step
         return first_at_or_after(
             first, min(first + step, end), 1, lambda entry: 0 if self.is_before(entry, bound) else 1
         )
 
-    def has_data_from(self, number: int, end: int) -> bool:
+    def data_end(self, number: int, end: int) -> int:
+        """Return an entry, `number` or later, from which on there is certainly nothing up to `end`."""
+        if number == end:
+            return end
+        block_end, zeros = self._block_ends(number)
+        return _NOBODY_KNOWS if self._has_data_from(block_end, end) else max(number, zeros)
+
+    def _has_data_from(self, number: int, end: int) -> bool:
         """Say whether anything may lie in the files between two entries."""
         while number < end:
             at = number * ENTRY_BYTES % self._files.file_bytes

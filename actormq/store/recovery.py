@@ -598,7 +598,7 @@ class _Replay:
         files = self._recovery.queue_files
         for (topic, queue_id), (low, high) in self._extents.items():
             known = self._bounds.get((topic, queue_id))
-            if known is None or known.more_behind:
+            if known is None or known.data_end > high:
                 files.cut(topic, queue_id, high)
             if self._recovery.config.queue_ext:
                 self._recovery.extensions.cut(topic, queue_id, high)

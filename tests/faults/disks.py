@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actormq.store.disk import BytesLike
+from actormq.store.disk import BytesLike, Entry
 
 SECTOR_BYTES = 512
 CHANGES = (
@@ -171,6 +171,9 @@ class MemoryDisk:
 
     def listdir(self, path: Path) -> list[str]:
         return sorted(each.name for each in {*self.names, *self.folders} if each.parent == path)
+
+    def scan(self, path: Path) -> list[Entry]:
+        return [Entry(name, self.is_folder(path / name), False) for name in self.listdir(path)]
 
     def exists(self, path: Path) -> bool:
         return path in self.names or path in self.folders
