@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from loadtest.native import require_same
+from loadtest.machine import CpuUse
+from loadtest.native import require_same, server_us
 from loadtest.worker import pool, quantiles
 
 
@@ -38,3 +39,9 @@ def test_quantiles() -> None:
     """In microseconds; the last one is the longest."""
     found = quantiles([number * 1_000 for number in range(1, 1_001)])
     assert found == {"p50_us": 501, "p90_us": 901, "p99_us": 991, "p999_us": 1000, "max_us": 1000}
+
+
+def test_a_message_never_costs_nothing() -> None:
+    """A server that got no processor in a very short run has used less than its clock counts: one step."""
+    assert server_us(CpuUse(1.0, 0.5, 0.0, 0.0, 0.0), 1_000) == pytest.approx(500)
+    assert 0 < server_us(CpuUse(1.0, 0.0, 0.0, 0.0, 0.0), 1_000) <= 1_000
