@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from actormq import faults
+from actormq.actors.gateway.lost_tails import AHEAD_NS
 from actormq.actors.runtime import ProcessActor
 from actormq.broker import topics
 from actormq.broker.delay import DelayLevels
@@ -30,9 +31,11 @@ from actormq.shm.positions import Position, Positions, RoleCell, slot_of
 from actormq.shm.tables import TablesPublisher
 from actormq.store import commit_log, tables
 from actormq.store.commit_log import LogFiles
-from actormq.store.consume_queue import BadName, queue_folder
+from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
+from actormq.store.consume_queue import BadName, QueueFiles, queue_folder
 from actormq.store.disk import NOT_THE_DISK, Disk, RealDisk
 from actormq.store.foreign import check_kind
+from actormq.store.queue_bounds import first_entry_behind
 from actormq.store.recovery import RecoveredStore, check_shape, recover
 
 
@@ -77,7 +80,9 @@ def prepare(
     if not store.clean:
         clamp_progress(config, disk, store, log)
         faults.point("recovery.progress-clamped")
-    _open_queues(config, stored_topics, store, extents, TablesPublisher(tables_view, positions))
+    doubted_from = _note_lost_tail(config, disk, store, wall_ms)
+    publisher = TablesPublisher(tables_view, positions)
+    _open_queues(config, disk, stored_topics, store, doubted_from, extents, publisher)
     faults.point("recovery.queues-opened")
     _make_first_file(config, disk, store, log)
     faults.point("recovery.file-made")
@@ -146,10 +151,34 @@ def clamp_progress(config: BrokerConfig, disk: Disk, store: RecoveredStore, log:
             )
 
 
+def _note_lost_tail(config: BrokerConfig, disk: Disk, store: RecoveredStore, wall_ms: int) -> int | None:
+    """Return the log offset behind which readers of an earlier broker may have seen other messages (ADR 43).
+
+    None: there is none; in sync mode nobody was ahead of the disk.  What an earlier start found still counts
+    when the broker ended again before all readers can have been met.
+    """
+    if config.store.flush is FlushMode.SYNC:
+        return None
+    path = config.store.root / tables.FOLDER / tables.LOST_TAILS
+    noted = tables.lost_tails(tables.load(disk, path))
+    counts = {
+        at_ms: end
+        for at_ms, end in noted.items()
+        if store.last_store_timestamp - at_ms < AHEAD_NS // 1_000_000
+    }
+    if not store.clean and store.log_end not in counts.values():
+        counts[wall_ms] = store.log_end
+    if counts != noted:
+        tables.save(disk, path, tables.lost_tails_table(counts))
+    return min(counts.values(), default=None)
+
+
 def _open_queues(
     config: BrokerConfig,
+    disk: Disk,
     stored_topics: list[topics.TopicConfig],
     store: RecoveredStore,
+    doubted_from: int | None,
     extents: Extents,
     publisher: TablesPublisher,
 ) -> None:
@@ -166,12 +195,18 @@ def _open_queues(
         {queue: (extent.min, extent.max) for queue, extent in store.queues.items()},
         Deletions(store.deleted),
     )
+    files = QueueFiles(disk, config.store.root / QUEUES_FOLDER, config.store.queue_file_entries)
+
+    def lost_from(row: topics.QueueRow) -> int | None:
+        if doubted_from is None or doubted_from >= store.log_end or row.min_offset >= row.max_offset:
+            return None if doubted_from is None else row.max_offset
+        low, high = row.min_offset, row.max_offset
+        return first_entry_behind(files, row.topic, row.queue_id, low, high, doubted_from)
+
     for row in found.rows:
         extent = store.queues.get((row.topic, row.queue_id))
         first_file_entry = extent.first_file_entry if extent is not None else 0
         entries = config.store.queue_file_entries
-        # In sync mode nobody was ahead of the disk.
-        may_be_less = not store.clean and config.store.flush is FlushMode.ASYNC
         extents.open_row(
             row.row,
             row.incarnation,
@@ -180,7 +215,7 @@ def _open_queues(
             first_file_entry,
             entries,
             row.log_start,
-            row.max_offset if may_be_less else None,
+            lost_from(row),
         )
     publisher.publish(*map(encode_entry, found.topics.table.values()))
 

@@ -142,6 +142,14 @@ def find_bounds(
     )
 
 
+def first_entry_behind(
+    files: QueueFiles, topic: str, queue_id: int, low: int, high: int, log_offset: int
+) -> int:
+    """Return the first entry in [low, high) whose record ends behind `log_offset`; `high` without one."""
+    with closing(_Entries(files, topic, queue_id)) as entries:
+        return first_at_or_after(low, high, 1, lambda entry: 0 if entries.is_before(entry, log_offset) else 1)
+
+
 class _Entries:
     """The entries of one queue, by number, one file at a time.
 

@@ -32,13 +32,16 @@ CONSUMER_OFFSETS: Final = "consumerOffset.json"
 DELAY_OFFSETS: Final = "delayOffset.json"
 DELETED_TOPICS: Final = "deletedTopics.json"
 """Ours; RocketMQ does not look at it."""
-FILES: Final = (TOPICS, GROUPS, CONSUMER_OFFSETS, DELAY_OFFSETS, DELETED_TOPICS)
+LOST_TAILS: Final = "lostTails.json"
+"""Ours, too."""
+FILES: Final = (TOPICS, GROUPS, CONSUMER_OFFSETS, DELAY_OFFSETS, DELETED_TOPICS, LOST_TAILS)
 _OBJECTS: Final = {
     TOPICS: ("topicConfigTable",),
     GROUPS: ("subscriptionGroupTable", "forbiddenTable"),
     CONSUMER_OFFSETS: ("offsetTable",),
     DELAY_OFFSETS: ("offsetTable",),
     DELETED_TOPICS: ("deletedTopics",),
+    LOST_TAILS: ("lostTails",),
 }
 """Members that are objects where they are there at all; `dataVersion` is one in every file."""
 TABLE_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -238,6 +241,17 @@ def deleted_topics(table: Table | None) -> dict[str, int]:
 def deleted_topics_table(log_ends: Mapping[str, int]) -> Table:
     """Return the content of ``deletedTopics.json``."""
     return {"deletedTopics": dict(log_ends)}
+
+
+def lost_tails(table: Table | None) -> dict[int, int]:
+    """Return what ``lostTails.json`` says: when a broker started after a crash (ms) → where the log ended."""
+    found = (table or {}).get("lostTails") or {}
+    return {int(at): end for at, end in found.items() if at.isdecimal() and type(end) is int and end >= 0}
+
+
+def lost_tails_table(log_ends: Mapping[int, int]) -> Table:
+    """Return the content of ``lostTails.json``."""
+    return {"lostTails": {str(at_ms): end for at_ms, end in log_ends.items()}}
 
 
 def forget_consumers_of(table: Table, topics: Collection[str]) -> bool:

@@ -139,3 +139,25 @@ def look(dev: Dev, peer: Peer, env: dict[str, str]) -> None:
         assert (committed(peer, "fast"), committed(peer, "slow")) == (0, 0)
     assert send(peer, 100) == KEPT
     assert bytes(pulled(peer, "fast", KEPT).body) == b"100"
+
+
+def test_who_was_ahead_two_lives_ago_is_set_back(tmp_path: Path) -> None:
+    """The broker between ended before it met him; its messages stand where he believes to have been."""
+    with contextlib.ExitStack() as to_stop:
+        dev = start_dev(tmp_path / "data", env=SELDOM)
+        to_stop.callback(dev.stop)
+        lose_power(dev, fill(dev, SELDOM))
+        dev = start_dev(tmp_path / "data", env=SELDOM)
+        to_stop.callback(dev.stop)
+        with contextlib.closing(Peer(dev)) as peer:
+            assert [send(peer, number) for number in range(100, 120)] == list(range(KEPT, KEPT + 20))
+            pulled(peer, "slow", KEPT + 19)
+        assert dev.stop() == 0
+        for _ in range(2):  # after a clean stop and, since nobody was met, after the next one
+            dev = start_dev(tmp_path / "data", env=SELDOM)
+            to_stop.callback(dev.stop)
+            with contextlib.closing(Peer(dev)) as peer:
+                assert peer.ask(heartbeat("c", "fast", TOPIC)).code == 0
+                answer = peer.ask(pull_request(TOPIC, "fast", MESSAGES, flags=6, subscription="*"))
+                assert (answer.code, answer.fields["nextBeginOffset"]) == (21, str(KEPT))
+            assert dev.stop() == 0
