@@ -38,7 +38,7 @@ class UnsyncedFiles:
     def _open(self, start: int) -> int | None:
         try:
             return os.open(self._root / f"{start:020d}", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # recovery may not have refused it so far
             return None  # not made yet: the next time
 
     def sync(self) -> None:

@@ -225,6 +225,14 @@ def test_nothing_new_costs_no_system_call(tmp_path: Path, monkeypatch: pytest.Mo
     files.follow(0, 150)
 
 
+def test_a_log_that_is_a_file_is_followed_nowhere(tmp_path: Path) -> None:
+    """Recovery says what is wrong with the folder; the supervisor may look before it has."""
+    (tmp_path / "commitlog").write_text("x")
+    files = UnsyncedFiles(tmp_path / "commitlog", 100)
+    files.follow(0, 0)
+    files.close()
+
+
 def test_lost_write_is_not_lost_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failing sync of a kept descriptor names file and offset."""
     log_files(tmp_path, 0, 100)
