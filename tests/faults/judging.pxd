@@ -172,8 +172,10 @@ cdef class Judge:
     @cython.locals(before=i64)
     cdef void _look_at_key(self, Message known, Group group) except *
     cdef void _commit(self, Reader reader) except *
-    @cython.locals(queue=Queue, offset=i64, each=Reader, stream=Stream, known=Message)
+    @cython.locals(queue=Queue, offset=i64, known=Message)
     cdef void _end(self, Reader reader) except *
+    @cython.locals(each=Reader, stream=Stream)
+    cdef void _set_back(self, Queue queue, i64 offset) except *
     @cython.locals(end=i64)
     cdef list _offsets_from(self, Queue queue, i64 offset)
     cdef void _finish(self) except *

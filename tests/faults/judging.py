@@ -466,10 +466,8 @@ class Judge:
                     f"but it ends at {offset}",
                 )
             queue.received_end = offset
-            for each in self._readers:
-                for stream in each.streams.values():
-                    if stream.queue is queue:
-                        stream.last = min(stream.last, offset - 1)
+        # Who may be ahead of the disk may be set back by what an earlier start has found, too.
+        self._set_back(queue, 0 if self._seen_may_be_lost else offset)
         for gone in self._offsets_from(queue, offset):
             known = queue.messages.pop(gone)
             unseen = known.seen < 0 or self._seen_may_be_lost
@@ -480,6 +478,13 @@ class Judge:
         if queue.ack_times and number_at(queue.highest, -1) >= offset:
             queue.ack_times = new_numbers()
             queue.highest = new_numbers()
+
+    def _set_back(self, queue: Queue, offset: int) -> None:
+        """Let readers of a queue go on from an earlier offset."""
+        for each in self._readers:
+            for stream in each.streams.values():
+                if stream.queue is queue:
+                    stream.last = min(stream.last, offset - 1)
 
     def _offsets_from(self, queue: Queue, offset: int) -> list[int]:
         """Return which offsets from this one on have messages: few of millions, after most restarts."""
