@@ -342,20 +342,24 @@ class Load:
 
         await_true(f"incarnation {incarnation} of {role}", replaced)
 
-    def note_deaths(self) -> None:
-        """Take the faults from the broker's log: when who died, and when his successor ran."""
+    def note_deaths(self, count: int = 1) -> None:
+        """Take so many faults from the broker's log, as soon as it has them."""
+        await_true("deaths in the log", lambda: len(self._deaths()) >= count)
+        self.faults += self._deaths()
+
+    def _deaths(self) -> list[Fault]:
+        """Return, by the log, when who died and when his successor ran."""
         died: dict[str, Fault] = {}
-        for line in self.dev.errors:
-            found = LOG_LINE.match(line)
-            if found is None:
-                continue
+        ended = []
+        for found in filter(None, map(LOG_LINE.match, list(self.dev.errors))):
             at_ns = _monotonic_ns(found["at"])
             if found["what"].startswith("was killed"):
                 died[found["role"]] = Fault("point", found["role"], at_ns)
             elif found["role"] in died:
                 fault = died.pop(found["role"])
                 fault.back_ns = at_ns
-                self.faults.append(fault)
+                ended.append(fault)
+        return ended
 
     def incarnations(self) -> dict[str, int]:
         """Return how often each role has begun."""
