@@ -33,7 +33,7 @@ from actormq.store import commit_log, tables
 from actormq.store.commit_log import LogFiles
 from actormq.store.consume_queue import FOLDER as QUEUES_FOLDER
 from actormq.store.consume_queue import BadName, QueueFiles, queue_folder
-from actormq.store.disk import NOT_THE_DISK, Disk, RealDisk
+from actormq.store.disk import NO_SPACE, NOT_THE_DISK, Disk, RealDisk
 from actormq.store.foreign import check_kind
 from actormq.store.queue_bounds import first_entry_behind
 from actormq.store.recovery import RecoveredStore, check_shape, recover
@@ -80,7 +80,7 @@ def prepare(
     if not store.clean:
         clamp_progress(config, disk, store, log)
         faults.point("recovery.progress-clamped")
-    doubted_from = _note_lost_tail(config, disk, store, wall_ms)
+    doubted_from = _note_lost_tail(config, disk, store, log, wall_ms)
     publisher = TablesPublisher(tables_view, positions)
     _open_queues(config, disk, stored_topics, store, doubted_from, extents, publisher)
     faults.point("recovery.queues-opened")
@@ -151,7 +151,9 @@ def clamp_progress(config: BrokerConfig, disk: Disk, store: RecoveredStore, log:
             )
 
 
-def _note_lost_tail(config: BrokerConfig, disk: Disk, store: RecoveredStore, wall_ms: int) -> int | None:
+def _note_lost_tail(
+    config: BrokerConfig, disk: Disk, store: RecoveredStore, log: logging.Logger, wall_ms: int
+) -> int | None:
     """Return the log offset behind which readers of an earlier broker may have seen other messages (ADR 43).
 
     None: there is none; in sync mode nobody was ahead of the disk.  What an earlier start found still counts
@@ -169,7 +171,13 @@ def _note_lost_tail(config: BrokerConfig, disk: Disk, store: RecoveredStore, wal
     if not store.clean and store.log_end not in counts.values():
         counts[wall_ms] = store.log_end
     if counts != noted:
-        tables.save(disk, path, tables.lost_tails_table(counts))
+        try:
+            tables.save(disk, path, tables.lost_tails_table(counts))
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            # No reason not to serve what is there; it counts only if this broker ends within a minute, too.
+            log.warning(f"no room for {path}: the next start does not know of this one")
     return min(counts.values(), default=None)
 
 
