@@ -14,12 +14,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 MARK = "TESTS_OF_ACTORMQ"
 DESCRIPTORS_MAX = 1_000
 """Of the tests' own process: a shell's usual limit is 1,024."""
 PATIENCE_S = 60.0
 SHARED = Path("/dev/shm")
+
+# The default suite says the same of the same code, however busy the machine is; the long tests look further.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("exploring", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("exploring" if os.environ.get("ACTORMQ_SOAK") else "repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,7 +20,7 @@ from actormq.client.received import RULES
 from actormq.client.results import MessageQueue
 from actormq.errors import PeerError
 from actormq.kernels import records
-from actormq.message import decode_properties, encode_properties
+from actormq.message import SysFlag, decode_properties, encode_properties
 
 KERNELS = twins("received")
 both = each_of(KERNELS)
@@ -91,6 +91,9 @@ def damaged(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(8, len(data) - 1))
         data[at] = draw(st.integers(0, 255))
+    data[39] &= ~(
+        SysFlag.NEED_UNWRAP | SysFlag.INNER_BATCH
+    )  # a message of messages is taken apart: another test
     return bytes(data)
 
 
