@@ -402,6 +402,8 @@ class Judge:
         queue = stream.queue
         if offset > stream.last:
             stream.last = offset
+        elif self._seen_may_be_lost:
+            stream.last = offset  # set back from a lost tail; the order of keys is looked at below
         else:
             self._verdict.add(
                 "queue inversion",
@@ -466,8 +468,7 @@ class Judge:
                     f"but it ends at {offset}",
                 )
             queue.received_end = offset
-        # Who may be ahead of the disk may be set back by what an earlier start has found, too.
-        self._set_back(queue, 0 if self._seen_may_be_lost else offset)
+            self._set_back(queue, offset)
         for gone in self._offsets_from(queue, offset):
             known = queue.messages.pop(gone)
             unseen = known.seen < 0 or self._seen_may_be_lost
