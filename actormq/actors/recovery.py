@@ -181,27 +181,6 @@ def _note_lost_tail(
     return min(counts.values(), default=None)
 
 
-class _Doubt:
-    """Where in each queue there may be other messages than readers of an earlier broker have seen."""
-
-    def __init__(
-        self, config: BrokerConfig, disk: Disk, store: RecoveredStore, log_offset: int | None
-    ) -> None:
-        self._log_offset = log_offset
-        self._is_at_the_end = log_offset is not None and log_offset >= store.log_end
-        self._files = QueueFiles(disk, config.store.root / QUEUES_FOLDER, config.store.queue_file_entries)
-        offsets = _load(config, disk, tables.CONSUMER_OFFSETS) if log_offset is not None else None
-        self._slowest = tables.slowest_groups(offsets or {})
-
-    def begins(self, row: topics.QueueRow) -> int | None:
-        """Return the entry, None without doubt.  What all groups committed was looked at when it came."""
-        if self._log_offset is None or self._is_at_the_end or row.min_offset >= row.max_offset:
-            return None if self._log_offset is None else row.max_offset
-        low, high = row.min_offset, row.max_offset
-        first = first_entry_behind(self._files, row.topic, row.queue_id, low, high, self._log_offset)
-        return min(high, max(first, self._slowest.get((row.topic, row.queue_id), 0)))
-
-
 def _open_queues(
     config: BrokerConfig,
     disk: Disk,
@@ -224,7 +203,15 @@ def _open_queues(
         {queue: (extent.min, extent.max) for queue, extent in store.queues.items()},
         Deletions(store.deleted),
     )
-    doubt = _Doubt(config, disk, store, doubted_from)
+    files = QueueFiles(disk, config.store.root / QUEUES_FOLDER, config.store.queue_file_entries)
+
+    def lost_from(row: topics.QueueRow) -> int | None:
+        """Return the entry from which on readers of an earlier broker may have seen others; None: nowhere."""
+        low, high = row.min_offset, row.max_offset
+        if doubted_from is None or doubted_from >= store.log_end or low >= high:
+            return None if doubted_from is None else high
+        return first_entry_behind(files, row.topic, row.queue_id, low, high, doubted_from)
+
     for row in found.rows:
         extent = store.queues.get((row.topic, row.queue_id))
         first_file_entry = extent.first_file_entry if extent is not None else 0
@@ -237,7 +224,7 @@ def _open_queues(
             first_file_entry,
             entries,
             row.log_start,
-            doubt.begins(row),
+            lost_from(row),
         )
     publisher.publish(*map(encode_entry, found.topics.table.values()))
 

@@ -287,19 +287,6 @@ def clamp_consumer_offsets(table: Table, queue_ends: dict[tuple[str, int], int])
     return clamped
 
 
-def slowest_groups(table: Table) -> dict[tuple[str, int], int]:
-    """Return the least offset of a ``consumerOffset.json`` for each (topic, queue id)."""
-    slowest: dict[tuple[str, int], int] = {}
-    for key, offsets in _objects(table.get("offsetTable")).items():
-        topic = key.partition("@")[0]
-        for queue, stored in _objects_or_numbers(offsets).items():
-            with contextlib.suppress(ValueError):
-                if isinstance(stored, int):
-                    known = slowest.get((topic, int(queue)), stored)
-                    slowest[topic, int(queue)] = min(known, stored)
-    return slowest
-
-
 def clamp_delay_offsets(
     table: Table, schedule_topic: str, queue_ends: dict[tuple[str, int], int]
 ) -> list[Clamped]:

@@ -149,7 +149,7 @@ def look(dev: Dev, peer: Peer, env: dict[str, str]) -> None:
 def test_who_was_ahead_two_lives_ago_is_set_back(tmp_path: Path, done: int) -> None:
     """The broker between ended before it met him; its messages stand where he believes to have been.
 
-    What his group has committed since needs not come again.
+    Whatever others of his group have committed since: he may have seen nothing of it.
     """
     with contextlib.ExitStack() as to_stop:
         dev = start_dev(tmp_path / "data", env=SELDOM)
@@ -172,5 +172,5 @@ def test_who_was_ahead_two_lives_ago_is_set_back(tmp_path: Path, done: int) -> N
             with contextlib.closing(Peer(dev)) as peer:
                 assert peer.ask(heartbeat("c", "fast", TOPIC)).code == 0
                 answer = peer.ask(pull_request(TOPIC, "fast", MESSAGES, flags=6, subscription="*"))
-                assert (answer.code, answer.fields["nextBeginOffset"]) == (21, str(KEPT + done))
+                assert (answer.code, answer.fields["nextBeginOffset"]) == (21, str(KEPT))
             assert dev.stop() == 0
