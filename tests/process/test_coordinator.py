@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from actormq_process import Dev, dev_in
@@ -198,6 +199,7 @@ def test_a_death_between_two_steps_loses_nothing(fault: str, tmp_path: Path) -> 
             return incarnation(peer, role) == 2
 
         until("the fault point is reached", is_reached)
+        until("the successor works", lambda: state(peer, role) == "RUNNING")
         peer.close()
         assert dev.stop() == 0, "".join(dev.errors)
 
@@ -219,8 +221,16 @@ def test_offsets_are_there_after_a_clean_stop(tmp_path: Path) -> None:
 
 
 def incarnation(peer: Peer, role: str) -> int:
+    return int(_role(peer, role)["incarnation"])
+
+
+def state(peer: Peer, role: str) -> str:
+    return str(_role(peer, role)["state"])
+
+
+def _role(peer: Peer, role: str) -> dict[str, Any]:
     answer = peer.ask(RemotingCommand.request(300001))
-    return next(each["incarnation"] for each in json.loads(answer.body)["roles"] if each["role"] == role)
+    return next(each for each in json.loads(answer.body)["roles"] if each["role"] == role)
 
 
 def _offset(peer: Peer, query: RemotingCommand) -> str | None:
