@@ -16,6 +16,8 @@ from typing import Any, Final
 from actormq.broker.ledger import Ledger, LedgerFull, Row, needed_bytes
 
 LEDGER_BYTES: Final = 64 * 1024
+HURRY_INTERVAL_MS: Final = 100
+"""How often a role that ends may save: it waits for its last progress, but a full disk is not hammered."""
 Table = dict[str, Any]
 
 
@@ -88,8 +90,9 @@ class SafeSave:
         self._snapshot: _Snapshot | None = None
 
     def hurry(self) -> None:
-        """The next look takes a snapshot at once (the broker stops)."""
+        """The next look takes a snapshot at once, and what ends after it soon follows: the broker stops."""
         self._due_ms = 0
+        self.interval_ms = min(self.interval_ms, HURRY_INTERVAL_MS)
 
     def look(
         self, now_ms: int, appended: int, flushed: int, take: Callable[[], Table | None]

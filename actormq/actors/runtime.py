@@ -299,7 +299,7 @@ class ProcessActor(pykka.Actor):
             busy |= self._run_calls()
         if not self.actor_inbox.empty():
             busy |= self._read_inbox()
-        busy |= self._tick(now_ns)
+        ticked = self._tick(now_ns)
         if loop.has_timers:
             busy |= loop.dispatch_timers()
         if mailbox is not None and mailbox.kept:
@@ -307,10 +307,11 @@ class ProcessActor(pykka.Actor):
         if self._stop_asked:
             self._stop_asked = False
             self._hand_on_stop()
-        if self._stopping and not busy and self.drained():
+        # A tick leaves nothing that `drained` does not know of, and one that stays due must not keep us here.
+        if self._stopping and not busy and not self._calls and self.drained():
             self.actor_stopped.set()
             return True
-        return busy
+        return busy or ticked
 
     def _beat(self, now_ns: int) -> None:
         self._beat_due_ns = now_ns + self.config.supervisor.heartbeat_interval_ms * 1_000_000

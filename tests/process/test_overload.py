@@ -192,8 +192,8 @@ def check_sends(flood: Flood, watch: Watch, stop_ns: int, back_ns: int) -> dict[
     words = Counter(
         one.word for one in flood.answers if stop_ns <= one.answered_ns < back_ns and one.code == BUSY
     )
-    # How many found the ring, or the line before it, full in the first second is a matter of how fast the flood
-    # was just then; `test_gateway` has each of these words by itself.
+    # Whether the ring, and the line before it, were full before the writer was known to be stuck depends on
+    # how fast the flood was just then; `test_gateway` has each of these words by itself.
     assert "[PC_SYNCHRONIZED" in words and set(words) <= WORDS, words
     assert watch.peak - watch.before < MEMORY_BYTES_MAX
     careful = sorted((one.answered_ns - one.sent_ns) / 1e6 for one in inside if "careful" in one.who)

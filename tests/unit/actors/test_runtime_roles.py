@@ -153,6 +153,21 @@ def test_stop_waits_for_the_last_batch(context: RoleContext) -> None:
     assert actor.state.total == 6
 
 
+def test_a_time_that_has_passed_does_not_keep_a_role_from_its_end(context: RoleContext) -> None:
+    """The time by which it wants to be drained stays due once it has come."""
+
+    class Overdue(SumActor):
+        def wake_at_ns(self) -> int | None:
+            return context.clock.monotonic_ns()
+
+    actor = Overdue(context)
+    actor.stop()
+    actor._turn()
+    actor._turn()
+    assert actor.calls == ["stop", "tick", "tick"]
+    assert actor.actor_stopped.is_set()
+
+
 def test_heartbeat_is_written_once_a_second(context: RoleContext) -> None:
     """The first turn beats, then at most one a second, whatever goes on."""
     actor = SumActor(context)

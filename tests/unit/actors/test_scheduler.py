@@ -11,6 +11,7 @@ import pytest
 from broker_rig import Broker, sync_mode
 from store_rig import Died, killing, log_records
 
+from actormq.actors.progress import HURRY_INTERVAL_MS
 from actormq.actors.scheduler import SchedulerActor
 from actormq.broker.delay import DelayLevels, park
 from actormq.broker.sending import PutStatus
@@ -326,6 +327,22 @@ def test_a_stop_finishes_what_was_begun_and_saves(rig: Rig) -> None:
     rig.wait_ms(1_000)
     assert rig.scheduler.drained()
     assert rig.delivered() == [b"begun"]
+    path = rig.broker.config.store.root / "config" / "delayOffset.json"
+    assert json.loads(path.read_text())["offsetTable"]["1"] == 1
+
+
+def test_a_stop_saves_what_ends_after_it(rig: Rig) -> None:
+    """A delivery under way at the stop is in the file soon, not when the next save would be due."""
+    rig.delay(1, b"begun")
+    rig.turn()
+    rig.broker.clock.advance_ms(1_000)
+    rig.broker.turn(rig.scheduler)
+    rig.scheduler.on_stop()
+    rig.scheduler.on_batch()  # nothing has ended yet
+    rig.turn()
+    assert not rig.scheduler.drained()
+    rig.wait_ms(HURRY_INTERVAL_MS)
+    assert rig.scheduler.drained()
     path = rig.broker.config.store.root / "config" / "delayOffset.json"
     assert json.loads(path.read_text())["offsetTable"]["1"] == 1
 
