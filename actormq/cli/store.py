@@ -63,6 +63,12 @@ def readable(
         int,
         typer.Option("--queue-file-entries", help="Entries of a queue file, where its files do not tell."),
     ] = 0,
+    batch_queue_file_entries: Annotated[
+        int,
+        typer.Option(
+            "--batch-queue-file-entries", help="Entries of a batch queue file, where its files do not tell."
+        ),
+    ] = 0,
     index_slots: Annotated[
         int, typer.Option("--index-slots", help="Slots of an index file, where its files do not tell.")
     ] = 0,
@@ -77,6 +83,7 @@ def readable(
     given = Sizes(
         log_file_bytes=log_file_bytes,
         queue_file_entries=queue_file_entries,
+        batch_queue_file_entries=batch_queue_file_entries,
         index_slots=index_slots,
         index_entries=index_entries,
     )
@@ -240,7 +247,7 @@ def rebuild(
     delay_levels: DelayLevels = DELAY_LEVELS,
     as_json: Json = False,
 ) -> None:
-    """Make all queues and the index anew from the log; the broker must have stopped."""
+    """Make all queues (batch queues, too) and the index anew from the log; the broker must have stopped."""
     import os
     import time
 
@@ -249,7 +256,7 @@ def rebuild(
     from actormq.store.tools import rebuilding
 
     if not write:
-        say(f"would replace {layout.queues} and {layout.index}; nothing was changed (say --write)")
+        say(f"would replace all queues and the index in {layout.root}; nothing was changed (say --write)")
         return
     with unreadable_is_usage(), alone(layout.root), progress_bar("rebuild") as progress:
         done = rebuilding.rebuild(

@@ -1,9 +1,9 @@
 """Batch consume queues: one entry for many messages, which lie in one record.
 
 ``<store>/batchconsumequeue/<topic>/<queue id>/``, for topics whose attribute ``queue.type`` is ``BatchCQ``.
-RocketMQ fills them; we serve what it has stored and take no sends to such topics.  Only recovery writes: what
-the log has and the queue lacks, because RocketMQ was killed.  The entries are dense: where a message is, is
-found by its queue offset, not by its place.
+RocketMQ fills them; we serve what it has stored and take no sends to such topics.  Only recovery writes (what
+the log has and the queue lacks, because RocketMQ was killed), and `actormq store rebuild`.  The entries are
+dense: where a message is, is found by its queue offset, not by its place.
 
 Source: RocketMQ BatchConsumeQueue.java.
 """
@@ -122,13 +122,14 @@ class BatchQueue:
             self._fd = self._open = -1
 
     def entry(self, number: int) -> BatchEntry:
-        at = self._start + number * ENTRY_BYTES
-        base = at - at % self._file_bytes
+        files, at = divmod(number * ENTRY_BYTES, self._file_bytes)
+        base = self._start + files * self._file_bytes
         if base != self._open:
             self.close()
             self._fd = self._disk.open(self._folder / file_name(base), write=False)
             self._open = base
-        return BatchEntry._make(ENTRY.unpack(self._read(self._fd, ENTRY_BYTES, at - base)))
+        stored = self._read(self._fd, ENTRY_BYTES, at)
+        return BatchEntry._make(ENTRY.unpack(stored.ljust(ENTRY_BYTES, b"\0")))  # a half copied file is short
 
     def bounds(self, log_min: int, log_end: int) -> BatchBounds:
         """Return which messages are in records between these log offsets."""
@@ -139,6 +140,11 @@ class BatchQueue:
         last = self.entry(end - 1)
         lowest = self.entry(first).first if first < end else last.end
         return BatchBounds(min=lowest, max=last.end, log_end=last.log_offset + last.size)
+
+    def last(self, log_end: int) -> BatchEntry | None:
+        """Return the last entry of a record that ends at or before `log_end`; None without one."""
+        end = self._end(log_end)
+        return self.entry(end - 1) if end else None
 
     def place_behind(self, log_offset: int) -> int:
         """Return the place, in entries, of the first that is of no record before `log_offset`."""

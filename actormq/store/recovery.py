@@ -306,7 +306,8 @@ class _Recovery:
         """
         if mark is not None:
             named = {queue for queue, extent in mark.queues.items() if extent.min < extent.max}
-            return any(topic not in self.deleted for topic, _ in named - set(self.on_disk))
+            there = {*self.on_disk, *self.batches.names()}
+            return any(topic not in self.deleted for topic, _ in named - there)
         return (
             known.ours and known.queues_flushed > self.log_min and not self.disk.exists(self.queue_files.root)
         )

@@ -22,7 +22,7 @@ from actormq.kernels.rings import HEAD, TAIL, RingProducer
 from actormq.message import PropertyKey, decode_properties, tags_code
 from actormq.shm.append_port import REQUEST
 from actormq.shm.extents import Extents
-from actormq.store import checkpoint, index, record, tables
+from actormq.store import checkpoint, index, marks, record, tables
 from actormq.store.batch_queue import BatchQueues
 from actormq.store.consume_queue import Boundary, QueueReader
 from actormq.store.disk import RealDisk
@@ -427,6 +427,27 @@ def test_recovery_opens_batch_queues_and_makes_no_others(tmp_path: Path) -> None
             for queue in golden.said["queues"]
         }
         assert not (golden.root / "consumequeue" / "batched").exists()
+
+
+def test_batch_queues_after_our_clean_stop(tmp_path: Path) -> None:
+    """They are trusted; one that has gone meanwhile is made anew."""
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    queue = golden.root / "batchconsumequeue/batched/1"
+    before = {path: path.read_bytes() for path in queue.iterdir()}
+    for is_lost in (False, True):
+        found = recover(DISK, golden.config, wall_ms=1, pid=1, delay_ms=DELAY_MS)
+        mark = marks.Mark(
+            log_min=found.log_min,
+            log_end=found.log_end,
+            last_store_timestamp=found.last_store_timestamp,
+            queues=found.queues,
+        )
+        marks.close_store(DISK, golden.root, mark, found.checkpoint)
+        if is_lost:
+            shutil.rmtree(queue)
+        found = recover(DISK, golden.config, wall_ms=1, pid=1, delay_ms=DELAY_MS)
+        assert any("made anew" in note for note in found.notes) == is_lost
+        assert {path: path.read_bytes() for path in queue.iterdir()} == before
 
 
 def test_the_tools_find_nothing_wrong(golden: Golden, tmp_path: Path) -> None:

@@ -1,22 +1,30 @@
-"""Damage in what only RocketMQ's stores have: `verify` finds, counts and names it, and changes nothing."""
+"""Damage in what only RocketMQ's stores have: `verify` finds, counts and names it, and changes nothing.
+
+What `rebuild` can make anew it makes as RocketMQ had it.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from faults.disks import CHANGES, FailingDisk
 from golden.stores import Golden, unpack
 from unit.store.tools.whole_store import contents, poke
 
+from actormq.errors import StoreForeign
 from actormq.kernels.queues import ENTRY_BYTES
 from actormq.store import batch_queue
-from actormq.store.batch_queue import BatchQueues
-from actormq.store.disk import RealDisk
+from actormq.store.batch_queue import ENTRY, BatchQueues
+from actormq.store.disk import Disk, RealDisk
 from actormq.store.queue_ext import UNIT
-from actormq.store.tools.layout import find_layout
+from actormq.store.recovery import recover
+from actormq.store.tools.layout import Sizes, find_layout
+from actormq.store.tools.rebuilding import Rebuilt, rebuild
 from actormq.store.tools.verifying import Verdict, verify
 
 DELAY_MS = [1000]
@@ -125,6 +133,121 @@ def test_batch_entries_that_rocketmq_had_still_to_write(tmp_path: Path) -> None:
     verdict = looked_at(golden)
     assert verdict.whole, verdict.report.findings
     assert verdict.waiting["queue entries"] == 13
+
+
+def rebuilt(golden: Golden, disk: Disk | None = None) -> Rebuilt:
+    disk = disk or RealDisk()
+    sizes = Sizes(batch_queue_file_entries=golden.config.batch_queue_file_entries)
+    layout = find_layout(disk, golden.root, sizes)
+    return rebuild(disk, layout, delay_ms=DELAY_MS, wall_ms=1_700_000_000_000, pid=7)
+
+
+def batch_files(root: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(root).items() if name.startswith("batchconsumequeue")}
+
+
+MORE_DAMAGE: dict[str, Spoil] = {
+    "nothing": lambda root: None,
+    "no batch queue": gone("batchconsumequeue"),
+    "a queue of nobody": lambda root: (root / "batchconsumequeue/batched/7").mkdir(),
+    "ordinary queues, too": lambda root: (root / "consumequeue/batched/0").mkdir(parents=True),
+}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [*(spoil for spoil, _ in IN_BATCHES.values()), *MORE_DAMAGE.values()],
+    ids=[*IN_BATCHES.keys(), *MORE_DAMAGE.keys()],
+)
+def test_batch_queues_are_made_anew(tmp_path: Path, spoil: Spoil) -> None:
+    """Byte for byte as RocketMQ wrote them, whatever had become of them."""
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    before = batch_files(golden.root)
+    spoil(golden.root)
+    done = rebuilt(golden)
+    assert batch_files(golden.root) == before
+    assert {path.name for path in (golden.root / "batchconsumequeue/batched").iterdir()} == {"0", "1"}
+    assert {queue: done.queues[queue] for queue in (("batched", 0), ("batched", 1))} == {
+        (queue["topic"], queue["queueId"]): queue["max"] for queue in golden.said["queues"]
+    }
+    assert not (golden.root / "consumequeue/batched").exists()
+    assert not (golden.root / "rebuilding").exists()
+    assert not [kind for kind in looked_at(golden).report.counts if kind != "offset"]
+
+
+def test_batch_queues_whose_first_records_are_gone(tmp_path: Path) -> None:
+    """The rest is found as before; a queue with no record at all ends where it did."""
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    batches = BatchQueues(RealDisk(), golden.root)
+    # One log file, of a size that makes it the second: retention has removed the first.
+    log = golden.root / "commitlog" / FILE
+    data = log.read_bytes().rstrip(b"\0")
+    log_min = min(one["logOffset"] for one in golden.said["records"] if one["logOffset"] >= len(data) // 2)
+    (log.parent / f"{log_min:020d}").write_bytes(data[log_min:].ljust(log_min, b"\0"))
+    log.unlink()
+    with batches.queue("batched", 1) as queue:
+        removed = ENTRY.pack(*queue.entry(0))
+    lonely = golden.root / "batchconsumequeue/batched/2"
+    lonely.mkdir()
+    (lonely / FILE).write_bytes(removed.ljust(50 * ENTRY.size, b"\0"))
+    before = {queue: batches.bounds(*queue, log_min, 1 << 60) for queue in batches.names()}
+    assert before["batched", 2].min == before["batched", 2].max > 0
+    with batches.queue("batched", 0) as queue:
+        entries = list(queue.since(before["batched", 0].min, 1 << 60))
+    done = rebuilt(golden)
+    assert {queue: batches.bounds(*queue, log_min, 1 << 60) for queue in batches.names()} == before
+    assert done.queues == {queue: bounds.max for queue, bounds in before.items()}
+    with batches.queue("batched", 0) as queue:
+        assert list(queue.since(0, 1 << 60)) == entries
+    assert looked_at(golden).whole
+
+
+def test_which_topics_have_batch_queues_is_not_guessed(tmp_path: Path) -> None:
+    """Where the tables contradict the folders or the log, nothing is changed."""
+    golden = unpack("rocketmq-5-batch", tmp_path)
+    topics = golden.root / "config/topics.json"
+    table = json.loads(topics.read_bytes())
+    del table["topicConfigTable"]["batched"]["attributes"]
+    topics.write_text(json.dumps(table))
+    before = contents(golden.root)
+    with pytest.raises(StoreForeign, match=r"has batch queues, but topics\.json does not say"):
+        rebuilt(golden)
+    assert contents(golden.root) == before
+    shutil.rmtree(golden.root / "batchconsumequeue")
+    before = contents(golden.root)
+    with pytest.raises(StoreForeign, match="many messages, so topic batched has batch queues, but neither"):
+        rebuilt(golden)
+    after = contents(golden.root)
+    assert {name: after[name] for name in after if not name.startswith("rebuilding")} == before
+
+
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+def test_a_rebuild_of_batch_queues_that_is_interrupted(tmp_path: Path, step: int) -> None:
+    """The next start, or the next rebuild, has them whole."""
+    whole = unpack("rocketmq-5-batch", tmp_path / "whole")
+    before = batch_files(whole.root)
+    for number in itertools.count(1, step):
+        golden = unpack("rocketmq-5-batch", tmp_path / str(number))
+        gone("batchconsumequeue/batched/1")(golden.root)
+        disk = FailingDisk(RealDisk(), number, kinds=(*CHANGES, "exchange"))
+        try:
+            rebuilt(golden, disk)
+            ended = True
+        except OSError:
+            ended = False
+        started = Golden(tmp_path / f"{number}-started", golden.name)
+        shutil.copytree(golden.root, started.root)
+        if ended or (started.root / "abort").exists():
+            found = recover(RealDisk(), started.config, wall_ms=1, pid=1, delay_ms=DELAY_MS)
+            assert {queue: extent.max for queue, extent in found.queues.items()} == {
+                (queue["topic"], queue["queueId"]): queue["max"] for queue in golden.said["queues"]
+            }
+            assert batch_files(started.root) == before, number
+        rebuilt(golden)
+        assert batch_files(golden.root) == before, number
+        if ended:
+            assert number > 20
+            return
 
 
 IN_UNITS: dict[str, tuple[Spoil, dict[str, int]]] = {

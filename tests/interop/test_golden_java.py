@@ -12,6 +12,9 @@ from interop.test_store_java import java_broker
 from process.test_golden_stores import EXT, KEYS, broker_on, pull_all
 
 from actormq.store import checkpoint
+from actormq.store.disk import RealDisk
+from actormq.store.tools.layout import find_layout
+from actormq.store.tools.rebuilding import rebuild
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
@@ -39,13 +42,19 @@ def test_queues_with_addresses_and_codes(tmp_path: Path, more: dict[str, object]
             bodies, tagged = bodies + 20, tagged + 7
 
 
-def test_batch_queues_that_we_have_completed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_batch_queues_that_we_have_completed(tmp_path: Path, made_anew: bool) -> None:
+    """As recovery does it, and `store rebuild`."""
     rocketmq.require_java()
     golden = unpack("rocketmq-5-batch", tmp_path)
-    (golden.root / "abort").write_text("1")
-    (golden.root / checkpoint.NAME).write_bytes(bytes(4096))
     newest = max((golden.root / "batchconsumequeue" / "batched" / "0").iterdir())
     newest.write_bytes(bytes(newest.stat().st_size))
+    if made_anew:
+        disk = RealDisk()
+        rebuild(disk, find_layout(disk, golden.root), delay_ms=[1000], wall_ms=1_700_000_000_000, pid=7)
+    else:
+        (golden.root / "abort").write_text("1")
+        (golden.root / checkpoint.NAME).write_bytes(bytes(4096))
     stored = [one["logOffset"] for one in golden.said["records"] if one["queueId"] == 0]
     with broker_on(golden) as ours:
         assert [header.physical_offset for header in pull_all(ours, "batched", 0)] == stored

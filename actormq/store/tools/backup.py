@@ -62,6 +62,7 @@ class Manifest:
     log_end: int
     log_file_bytes: int
     queue_file_entries: int
+    batch_queue_file_entries: int
     index_slots: int
     index_entries: int
     with_index: bool
@@ -78,6 +79,7 @@ class Manifest:
             root=root,
             log_file_bytes=self.log_file_bytes,
             queue_file_entries=self.queue_file_entries,
+            batch_queue_file_entries=self.batch_queue_file_entries,
             index_slots=self.index_slots,
             index_entries=self.index_entries,
         )
@@ -138,6 +140,7 @@ class _Backup:
             log_end=end,
             log_file_bytes=self.layout.log_file_bytes,
             queue_file_entries=self.layout.queue_file_entries,
+            batch_queue_file_entries=self.layout.batch_queue_file_entries,
             index_slots=self.layout.index_slots,
             index_entries=self.layout.index_entries,
             with_index=bool(self.disk.listdir(self.layout.index)),
@@ -204,7 +207,7 @@ class _Backup:
         return copied
 
     def _copy_batch_queues(self) -> list[CopiedFile]:
-        """Copy what RocketMQ alone writes: we could not make it anew."""
+        """Copy what no record tells: which topics have them, and where those end that are empty by now."""
         copied = []
         for topic, queue_id in BatchQueues(self.disk, self.layout.root).names():
             folder = Path(batch_queue.FOLDER) / topic / str(queue_id)

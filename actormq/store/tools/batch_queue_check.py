@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
-from actormq.config import StoreConfig
 from actormq.store import batch_queue, tables
 from actormq.store.batch_queue import ENTRY, ENTRY_BYTES, BatchEntry, BatchQueues
 from actormq.store.tools.entry_files import EntryFiles
-from actormq.store.tools.layout import queue_file_bytes
 from actormq.store.tools.queue_check import LOG_OFFSET, QueueCheck
 from actormq.store.tools.report import Finding, Report
 from actormq.store.tools.trust import Trust
@@ -29,13 +26,12 @@ class BatchQueueCheck(QueueCheck):
     def __init__(
         self,
         batches: BatchQueues,
+        file_entries: int,
         trust: Trust,
         report: Report,
         topics: tables.Table | None,
         deleted: Mapping[str, int],
     ) -> None:
-        entries = queue_file_bytes(batches.disk, batches.root) // ENTRY_BYTES
-        file_entries = entries or StoreConfig(root=Path()).batch_queue_file_entries
         files = EntryFiles(batches.disk, batches.root, file_entries * ENTRY_BYTES, ENTRY_BYTES)
         super().__init__(files, trust, report, topics, batches.names(), deleted)
         self._next: dict[Queue, int] = {}

@@ -16,7 +16,7 @@ from actormq.config import StoreConfig
 from actormq.errors import StoreForeign
 from actormq.kernels import checks
 from actormq.kernels.queues import ENTRY_BYTES, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES, INDEX_SLOT_BYTES
-from actormq.store import commit_log, consume_queue, index
+from actormq.store import batch_queue, commit_log, consume_queue, index
 from actormq.store.disk import Disk
 from actormq.store.queue_bounds import queues_on_disk
 
@@ -32,6 +32,7 @@ class Sizes:
 
     log_file_bytes: int = 0
     queue_file_entries: int = 0
+    batch_queue_file_entries: int = 0
     index_slots: int = 0
     index_entries: int = 0
 
@@ -43,6 +44,7 @@ class Layout:
     root: Path
     log_file_bytes: int
     queue_file_entries: int
+    batch_queue_file_entries: int
     index_slots: int
     index_entries: int
 
@@ -89,6 +91,9 @@ def find_layout(disk: Disk, root: Path, given: Sizes | None = None) -> Layout:
         queue_file_entries=given.queue_file_entries
         or queue_file_bytes(disk, root / consume_queue.FOLDER) // ENTRY_BYTES
         or _DEFAULT.queue_file_entries,
+        batch_queue_file_entries=given.batch_queue_file_entries
+        or queue_file_bytes(disk, root / batch_queue.FOLDER) // batch_queue.ENTRY_BYTES
+        or _DEFAULT.batch_queue_file_entries,
         index_slots=slots,
         index_entries=entries,
     )

@@ -14,14 +14,16 @@ from typing import Final
 from actormq.errors import StoreForeign
 from actormq.kernels.queues import ENTRY, ENTRY_BYTES
 from actormq.kernels.records import ScanEnd
+from actormq.store import batch_queue, consume_queue, index, marks, queue_ext, tables
 from actormq.store import checkpoint as checkpoints
-from actormq.store import consume_queue, index, marks, queue_ext, tables
+from actormq.store.batch_queue import BatchQueues
 from actormq.store.checkpoint import Checkpoint
 from actormq.store.commit_log import file_name
 from actormq.store.consume_queue import FILLER, QueueFiles, queue_folder
 from actormq.store.disk import Disk
 from actormq.store.index import IndexWriter
 from actormq.store.queue_bounds import find_bounds, queues_on_disk
+from actormq.store.tools.batch_rebuilding import BatchRebuild, check_ordinary, check_tables
 from actormq.store.tools.layout import Layout
 from actormq.store.tools.trust import Trust, index_timestamp, read_trust
 from actormq.store.tools.walking import (
@@ -66,7 +68,7 @@ def rebuild(
     by_rocketmq: bool | None = None,
     progress: Progress = no_progress,
 ) -> Rebuilt:
-    """Make queues and index anew; the caller holds the store's lock.
+    """Make queues (batch queues, too) and index anew; the caller holds the store's lock.
 
     A queue goes on where its records end or, when the log has none of it any more, its old files: an offset
     is never given twice.
@@ -80,7 +82,8 @@ def rebuild(
             a moment after their first message, and say what was deleted.  None: as the checkpoint tells.
 
     Raises:
-        StoreForeign: the log is not whole enough to be read from end to end; nothing was changed.
+        StoreForeign: the log is not whole enough to be read from end to end, or which topics have batch
+            queues cannot be told; nothing was changed.
         OSError: the disk is full, or failed.
     """
     work = _Rebuild(disk, layout, delay_ms, wall_ms, with_index)
@@ -104,10 +107,13 @@ class _Rebuild:
         self.trust: Trust = read_trust(disk, layout, self.log)
         stored = {name: tables.load(disk, layout.root / tables.FOLDER / name) for name in tables.FILES}
         self.topics = stored[tables.TOPICS]
+        self.old_batches = BatchQueues(disk, layout.root)
+        check_tables(self.old_batches, self.topics)
         self.batch_topics = batch_topics(disk, layout, self.topics)
+        self.batches = BatchRebuild(disk, self.work.root, layout.batch_queue_file_entries, self.old_batches)
         self.by_rocketmq = not self.trust.checkpoint.ours
         self.old = set(queues_on_disk(disk, layout.queues))
-        self.known = set(self.old)
+        self.known = self.old | set(self.old_batches.names())
         self.dispatching = Dispatching(delay_ms, tables.deleted_topics(stored[tables.DELETED_TOPICS]))
         self.result = Rebuilt()
         self.last_store_timestamp = 0
@@ -115,21 +121,28 @@ class _Rebuild:
     def run(self, pid: int, ends: dict[Queue, int], progress: Progress) -> Rebuilt:
         self.known |= ends.keys()
         remove_tree(self.disk, self.work.root)
-        self.disk.mkdir(self.work.queues)
-        self.disk.mkdir(self.work.index)
+        for name in self._folders():
+            self.disk.mkdir(self.work.root / name)
         files = QueueFiles(self.disk, self.work.queues, self.layout.queue_file_entries)
         writer = IndexWriter(self.disk, self.work.index, self.layout.index_slots, self.layout.index_entries)
-        with closing(files), closing(writer):
+        with closing(files), closing(writer), closing(self.batches):
             self._make(files, writer, progress)
             self._keep_ends(files, ends)
             files.sync()
+            self.batches.sync()
             writer.sync()
         self.disk.fsync_dir(self.work.queues)
         self.disk.fsync_dir(self.work.root)
         self._exchange(pid)
         remove_tree(self.disk, self.work.root)
         self.disk.fsync_dir(self.layout.root)
+        self.result.queues |= self.batches.ends
         return self.result
+
+    def _folders(self) -> list[str]:
+        """Return the names of the folders that are made anew."""
+        has_batches = self.batch_topics or self.disk.exists(self.old_batches.root)
+        return [consume_queue.FOLDER, index.FOLDER, *([batch_queue.FOLDER] if has_batches else [])]
 
     def _make(self, files: QueueFiles, writer: IndexWriter, progress: Progress) -> None:
         begin = self.log.min
@@ -163,19 +176,21 @@ class _Rebuild:
             for row, first, entries in made.runs:
                 queue = self.dispatching.queues[row]
                 if queue is not None and first >= 0 and not self._is_passed_over(queue):
-                    self._write(files, queue, *self.dispatching.living(queue, first, entries))
+                    self._write(files, queue, *self.dispatching.living(queue, first, entries), piece)
             if self.with_index and made.keys:
                 writer.put(made.keys, self.wall_ms)
                 self.result.keys += len(made.keys) // ENTRY_BYTES
 
     def _is_passed_over(self, queue: Queue) -> bool:
-        if queue[0] in self.batch_topics:
-            return True
         return self.by_rocketmq and is_deleted(queue, self.topics, self.known)
 
-    def _write(self, files: QueueFiles, queue: Queue, first: int, entries: bytearray) -> None:
+    def _write(self, files: QueueFiles, queue: Queue, first: int, entries: bytearray, piece: Piece) -> None:
         if not entries:
             return
+        if queue[0] in self.batch_topics:
+            self.result.messages += self.batches.write(queue, first, entries, piece)
+            return
+        check_ordinary(queue, entries, piece)
         if first == 0 and queue in self.result.queues:
             # The topic was deleted and made again.
             files.remove_queue(*queue)
@@ -193,9 +208,13 @@ class _Rebuild:
         old = QueueFiles(self.disk, self.layout.queues, self.layout.queue_file_entries)
         found = {queue: self._old_end(old, queue) for queue in self.old}
         for queue, end in (ends | found).items():
-            if end > 0 and queue not in self.result.queues and not self.dispatching.is_dead(queue[0]):
+            is_gone = queue[0] in self.batch_topics or self.dispatching.is_dead(queue[0])
+            if end > 0 and queue not in self.result.queues and not is_gone:
                 files.write(*queue, end - 1, FILLER)
                 self.result.queues[queue] = end
+        for queue in self.old_batches.names():
+            if not self.dispatching.is_dead(queue[0]):
+                self.batches.keep_end(queue, self.log.min)
 
     def _old_end(self, old: QueueFiles, queue: Queue) -> int:
         try:
@@ -225,7 +244,7 @@ class _Rebuild:
             index_flushed=self.log.min,
         )
         checkpoints.write(self.disk, path, nothing)
-        for name in (consume_queue.FOLDER, index.FOLDER):
+        for name in self._folders():
             self.disk.mkdir(self.layout.root / name)
             self.disk.exchange(self.work.root / name, self.layout.root / name)
             self.disk.fsync_dir(self.layout.root)

@@ -120,7 +120,12 @@ class _Verification:
             files, self.trust, self.report, topics, found, deleted, QueueExtensions.of(disk, layout.root)
         )
         self.batches = BatchQueueCheck(
-            BatchQueues(disk, layout.root), self.trust, self.report, topics, deleted
+            BatchQueues(disk, layout.root),
+            layout.batch_queue_file_entries,
+            self.trust,
+            self.report,
+            topics,
+            deleted,
         )
 
     def _trust_and_index(self) -> tuple[Trust, IndexCheck]:

@@ -213,7 +213,7 @@ def is_deleted(queue: Queue, topics: tables.Table | None, found: Collection[Queu
 
 
 def batch_topics(disk: Disk, layout: Layout, topics: tables.Table | None) -> set[str]:
-    """Return the topics whose messages are in batch queues, which RocketMQ writes and we leave alone."""
+    """Return the topics whose messages are in batch queues."""
     there = {topic for topic, _ in BatchQueues(disk, layout.root).names()}
     return there | tables.topics_with(topics, is_batch_topic)
 

@@ -75,14 +75,18 @@ def test_sizes_can_be_said(
         "1",
         "--queue-file-entries",
         "2",
-        "--index-slots",
+        "--batch-queue-file-entries",
         "3",
-        "--index-entries",
+        "--index-slots",
         "4",
+        "--index-entries",
+        "5",
     ]
     assert main(["store", words[0], str(tmp_path), *words[1:], *sizes]) == 2
     assert "none of ours" in capsys.readouterr().err
-    given = Sizes(log_file_bytes=1, queue_file_entries=2, index_slots=3, index_entries=4)
+    given = Sizes(
+        log_file_bytes=1, queue_file_entries=2, batch_queue_file_entries=3, index_slots=4, index_entries=5
+    )
     assert asked == [(tmp_path, given)]
 
 

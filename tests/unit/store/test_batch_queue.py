@@ -54,6 +54,20 @@ def test_a_queue_whose_first_files_are_gone() -> None:
     assert (found.min, found.max) == (7, 19)
 
 
+def test_half_copied_files_have_what_they_have() -> None:
+    """A file that is shorter than others, the first or the last, and ends within an entry."""
+    for number in (0, 2):
+        stored = queues(10)
+        folder = ROOT / "batchconsumequeue" / "t" / "0"
+        path = folder / file_name(number * PER_FILE * ENTRY_BYTES)
+        fd = stored.disk.open(path, write=False)
+        half = stored.disk.pread(fd, 7 * ENTRY_BYTES // 2, 0)
+        stored.disk.unlink(path)
+        fd = stored.disk.open(path, exclusive=True)
+        stored.disk.pwritev(fd, [half], 0)
+        assert stored.bounds("t", 0, 0, 1 << 60).max == 19
+
+
 def test_each_message_is_found_in_its_record() -> None:
     stored = queues(10)
     with stored.queue("t", 0) as queue:

@@ -32,7 +32,12 @@ def test_sizes_are_found_in_the_files(whole: Path) -> None:
     """Also of an index with no usual number of entries to a slot; what is said wins."""
     found = find_layout(RealDisk(), whole)
     assert found == Layout(
-        root=whole, log_file_bytes=1 << 20, queue_file_entries=100, index_slots=50, index_entries=40
+        root=whole,
+        log_file_bytes=1 << 20,
+        queue_file_entries=100,
+        batch_queue_file_entries=300_000,
+        index_slots=50,
+        index_entries=40,
     )
     given = find_layout(RealDisk(), whole, Sizes(queue_file_entries=300))
     assert (given.queue_file_entries, given.log_file_bytes) == (300, 1 << 20)
