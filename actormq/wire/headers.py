@@ -131,7 +131,7 @@ _TABLE: Final[tuple[tuple[RequestCode, Role, str, str], ...]] = (
         RequestCode.QUERY_MESSAGE,
         Role.GATEWAY,
         "Topic:Sub|Get",
-        "topic:s* key:s* maxNum:i* beginTimestamp:l* endTimestamp:l* indexType:s",
+        "topic:s* key:s* maxNum:i* beginTimestamp:l* endTimestamp:l* indexType:s lastKey:s",
     ),
     (
         RequestCode.SEARCH_OFFSET_BY_TIMESTAMP,

@@ -9,6 +9,7 @@ import pytest
 from golden.stores import unpack
 from interop import rocketmq
 from interop.test_store_java import java_broker
+from process.broker_load import await_true
 from process.test_golden_stores import EXT, KEYS, broker_on, pull_all
 
 from actormq.store import checkpoint
@@ -40,6 +41,29 @@ def test_queues_with_addresses_and_codes(tmp_path: Path, more: dict[str, object]
             for number in range(20):
                 java.send("filtered", 0, b"java %d" % number, f"TAGS\1t{number % 3}\2")
             bodies, tagged = bodies + 20, tagged + 7
+
+
+def test_a_last_key_changes_nothing(tmp_path: Path) -> None:
+    """Only its index in RocksDB pages by one: with index files both answer the newest, whatever it says."""
+    rocketmq.require_java()
+    golden = unpack("rocketmq-5-plain", tmp_path)
+    fields = {"topic": "t", "maxNum": 2, "beginTimestamp": 0, "endTimestamp": 1 << 60}
+    asked = [
+        fields | {"key": "paged"} | kind | last
+        for kind in ({}, {"indexType": "T"}, {"indexType": "K"})
+        for last in ({}, {"lastKey": ""}, {"lastKey": "paged"}, {"lastKey": "U3"}, {"lastKey": "0"})
+    ]
+    asked += [fields | {"key": "U1", "_UNIQUE_KEY_QUERY": "true", "indexType": kind} for kind in "TKU"]
+    with java_broker(golden.root, signal.SIGTERM, **KEYS) as java:
+        for number in range(5):
+            java.send("t", 0, b"paged %d" % number, f"KEYS\1paged\2TAGS\1paged\2UNIQ_KEY\1U{number}\2")
+        await_true("the last one is found", lambda: java.call(12, fields | {"key": "U4"}).code == 0)
+        theirs = [java.call(12, each) for each in asked]
+    assert [answer.code for answer in theirs] == [0] * len(asked)
+    found = [bytes(answer.body or b"") for answer in theirs]
+    assert (len(set(found[:15])), len(set(found[15:]))) == (1, 1)
+    with broker_on(golden) as ours:
+        assert [bytes(ours.call(12, each).body or b"") for each in asked] == found
 
 
 @pytest.mark.parametrize("made_anew", [False, True])

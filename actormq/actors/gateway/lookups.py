@@ -36,7 +36,11 @@ UNIQUE_MAX: Final = 32
 BYTES_MAX: Final = 8 * 1024 * 1024
 """Of the messages of one answer: RocketMQ's clients take no frame above 16 MiB."""
 _TAG: Final = "T"
-"""The `indexType` of RocketMQ since 5.4; keys and unique keys are found without."""
+"""The `indexType` of RocketMQ since 5.4; keys and unique keys are found without.
+
+The `lastKey` beside it pages through RocketMQ's index in RocksDB.  Its index files do not know it: a question
+with one is answered like one without.
+"""
 _IS_UNIQUE: Final = "_UNIQUE_KEY_QUERY"
 _EMPTY: Final = Extent(0, 0, 0)
 
@@ -189,7 +193,7 @@ class Lookups:
             messages_max=UNIQUE_MAX if is_unique else min(int_field(fields, "maxNum"), MESSAGES_MAX),
             bytes_max=BYTES_MAX,
             unique_only=is_unique,
-            is_tag=fields.get("indexType") == _TAG,
+            is_tag=fields.get("indexType") == _TAG and not is_unique,
             log_starts=dict(enumerate(map(self._extents.log_start, entry.rows))) if entry else {},
         )
 

@@ -188,6 +188,17 @@ class TestQueries:
         assert self.bodies(peer, "ID", maxNum="1") == [b"imposter"]
         assert len(self.bodies(peer, "ID", maxNum="1000")) == 41
 
+    def test_a_last_key_changes_nothing(self, rig: Rig, peer: TcpPeer) -> None:
+        """The index files of RocketMQ do not know it either; and a unique key is no tag."""
+        for number in range(4):
+            properties = f"UNIQ_KEY\1ID{number}\2KEYS\1k\2TAGS\1k\2"
+            peer.ask(send_request(body=b"%d" % number, properties=properties))
+        rig.settle()
+        for last_key in ("", "ID3", "k", "no key of anybody"):
+            for kind in ({}, {"indexType": "T"}, {"indexType": "K"}):
+                assert self.bodies(peer, "k", maxNum="2", lastKey=last_key, **kind) == [b"2", b"3"]
+        assert self.bodies(peer, "ID1", indexType="T", **{"_UNIQUE_KEY_QUERY": "true"}) == [b"1"]
+
     def test_by_time(self, rig: Rig, peer: TcpPeer) -> None:
         """Both ends are included, to the millisecond, although the index keeps seconds."""
         for number in range(4):
