@@ -112,7 +112,7 @@ class StoreFull(StoreError):
 
 
 class StoreFailed(StoreError):
-    """A write or sync of the log failed: the broker stops, and never tries it again."""
+    """A write or sync of the store failed: the broker stops, and never tries it again."""
 
 
 class StoreForeign(StoreError):

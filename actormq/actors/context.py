@@ -92,7 +92,7 @@ class RoleContext:
         return self.refs[role]
 
     def store_failed(self, sentence: str) -> NoReturn:
-        """Say that a write or sync of the log failed, and die: the supervisor stops the broker."""
+        """Say that a write or sync of the store failed, and die: the supervisor stops the broker."""
         self.positions.set(Position.STORE_FAILED, 1)
         self.log.critical(sentence)
         if self.line is not None:

@@ -87,7 +87,7 @@ class StopAsked(msgspec.Struct, tag=True, frozen=True):
 
 
 class StoreBroken(msgspec.Struct, tag=True, frozen=True, kw_only=True):
-    """role → supervisor: a write or sync of the log failed; one sentence with file and offset."""
+    """role → supervisor: a write or sync of the store failed; one sentence with the file."""
 
     sentence: str
 

@@ -508,7 +508,11 @@ class CoordinatorActor(ProcessActor):
             self._unsaved.add(files.GROUPS)
 
     def _persist(self, now: Now) -> None:
-        """Write what has changed; on a full disk it is tried again, and the tables go on without."""
+        """Write what has changed; on a full disk it is tried again, and the tables go on without.
+
+        Raises:
+            StoreFailed: the disk failed; not to be tried again.
+        """
         if not self._unsaved or now.monotonic_ms < self._persist_ms:
             return
         for name in [name for name in _SAVED_IN_ORDER if name in self._unsaved]:

@@ -11,6 +11,6 @@ EXIT_BUG: Final = 70
 EXIT_CRASH_LOOP: Final = 71
 """A role died again and again."""
 EXIT_STORE_FAILED: Final = 74
-"""A write or sync of the log failed: nobody is restarted."""
+"""A write or sync of the store failed: nobody is restarted."""
 EXIT_REFUSED: Final = 78
 """A setting, a folder or a port makes starting impossible; one sentence is in the log."""

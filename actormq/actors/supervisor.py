@@ -332,7 +332,7 @@ class Supervisor:
 
     def _check_store(self) -> None:
         if self.positions.get(Position.STORE_FAILED):
-            self._store_failed("a write or sync of the log failed")
+            self._store_failed("a write or sync of it failed")
 
     def _store_failed(self, sentence: str) -> None:
         """Every role dies at once: whatever is acknowledged from now on could be lost."""

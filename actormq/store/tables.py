@@ -21,8 +21,8 @@ from typing import Any, Final
 
 import orjson
 
-from actormq.errors import FrameError, StoreForeign
-from actormq.store.disk import Disk
+from actormq.errors import FrameError, StoreFailed, StoreForeign
+from actormq.store.disk import NOT_THE_DISK, Disk
 from actormq.wire import json
 
 FOLDER: Final = "config"
@@ -177,8 +177,24 @@ def save(disk: Disk, path: Path, table: Table) -> None:
     """Replace the table at `path` durably; the old one becomes its ``.bak``.
 
     Raises:
-        OSError: the old table, or its ``.bak``, still stands.
+        OSError: no room, or something that a person removes (`NOT_THE_DISK`).  The old table, or its
+            ``.bak``, still stands; to call this again is safe: it begins with a file of its own.
+        StoreFailed: the disk failed, or the folder could not be synced: then nobody knows which file the
+            name leads to after a loss of power, and the next sync may succeed without having written it.
     """
+    try:
+        _put_in_place(disk, path, table)
+    except OSError as error:
+        if error.errno in NOT_THE_DISK:
+            raise
+        raise StoreFailed(f"cannot write {path}: {error}") from error
+    try:
+        disk.fsync_dir(path.parent)
+    except OSError as error:
+        raise StoreFailed(f"cannot sync {path.parent}: {error}") from error
+
+
+def _put_in_place(disk: Disk, path: Path, table: Table) -> None:
     disk.mkdir(path.parent)
     making = path.with_name(path.name + ".tmp")
     if disk.exists(making):
@@ -192,7 +208,6 @@ def save(disk: Disk, path: Path, table: Table) -> None:
     if disk.exists(path):
         disk.rename(path, _bak(path))
     disk.rename(making, path)
-    disk.fsync_dir(path.parent)
 
 
 def _text(table: Table) -> bytes:

@@ -15,6 +15,7 @@ from zlib import crc32
 
 import pytest
 from broker_rig import Broker, sync_mode
+from faults.disks import FailingDisk
 from store_rig import Died, killing, log_records
 
 from actormq.actors.coordinator import (
@@ -34,11 +35,13 @@ from actormq.actors.coordinator import (
 from actormq.actors.runtime import LOCAL
 from actormq.broker.sending import PutStatus
 from actormq.broker.tables import Tables, TopicEntry
+from actormq.errors import StoreFailed
 from actormq.message import decode_properties
 from actormq.net import tcp
 from actormq.shm.positions import Position, RoleCell, RoleState, slot_of
 from actormq.shm.tables import TablesReader
 from actormq.store import tables as files
+from actormq.store.disk import RealDisk
 from actormq.wire import frame, json
 from actormq.wire.command import RemotingCommand
 from actormq.wire.registration import RegistrationBody, decode_registration
@@ -632,6 +635,16 @@ def test_a_full_disk_stops_no_service(rig: Rig, monkeypatch: pytest.MonkeyPatch)
     rig.broker.clock.advance_ms(1_000)
     rig.turn()
     assert "orders" in rig.file("topics.json")["topicConfigTable"]
+
+
+@pytest.mark.parametrize(
+    ("number", "failing"), [(errno.EIO, "fdatasync"), (errno.EIO, "rename"), (errno.ENOSPC, "fsync_dir")]
+)
+def test_a_disk_that_fails_stops_the_broker(rig: Rig, number: int, failing: str) -> None:
+    """A table is not written again after a sync that failed: that would be the retry that lies."""
+    rig.actor._disk = FailingDisk(RealDisk(), 1, number, kinds=(failing,))
+    with pytest.raises(StoreFailed, match=r"config.*injected"):
+        rig.ask(17, new_topic())
 
 
 # --- send-back -------------------------------------------------------------------------------------------

@@ -9,19 +9,22 @@ from pathlib import Path
 
 import pytest
 from broker_rig import Broker, sync_mode
+from faults.disks import FailingDisk
 from store_rig import Died, killing, log_records
 
 from actormq.actors.progress import HURRY_INTERVAL_MS
-from actormq.actors.scheduler import SchedulerActor
+from actormq.actors.scheduler import SAVE_INTERVAL_MS, SchedulerActor
 from actormq.broker.delay import DelayLevels, park
 from actormq.broker.sending import PutStatus
 from actormq.broker.tables import Tables, TopicEntry, TopicGone, encode_entry
+from actormq.errors import StoreFailed
 from actormq.kernels.queues import ENTRY
 from actormq.message import SCHEDULE_TOPIC, decode_properties
 from actormq.shm.append_port import Completion
 from actormq.shm.positions import Position, RoleCell, slot_of
 from actormq.shm.tables import TablesPublisher, TablesReader
 from actormq.store.commit_log import file_name
+from actormq.store.disk import RealDisk
 
 LEVELS = DelayLevels("1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h")
 
@@ -360,3 +363,12 @@ def test_other_levels_than_rocketmqs(tmp_path: Path) -> None:
     assert rig.delivered() == []
     rig.wait_ms(1)
     assert rig.delivered() == [b"two"]
+
+
+def test_a_disk_that_fails_stops_the_broker(rig: Rig) -> None:
+    """Progress that could not be synced is not written again."""
+    rig.scheduler._disk = FailingDisk(RealDisk(), 1, kinds=("fsync_dir",))
+    rig.delay(1)
+    rig.wait_ms(1_000)
+    with pytest.raises(StoreFailed, match=r"cannot sync .*config"):
+        rig.wait_ms(SAVE_INTERVAL_MS)

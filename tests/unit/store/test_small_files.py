@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -13,7 +15,7 @@ from faults.disks import FailingDisk, MemoryDisk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actormq.errors import RequestError, StoreForeign
+from actormq.errors import RequestError, StoreFailed, StoreForeign
 from actormq.kernels import records
 from actormq.store import checkpoint, marks, record, tables
 from actormq.store.checkpoint import Checkpoint
@@ -239,11 +241,33 @@ def test_one_of_two_is_whole_whatever_fails() -> None:
         disk = FailingDisk(memory, fail_at, short=True)
         try:
             tables.save(disk, PATH, {"n": 3})
-        except OSError:
+        except StoreFailed:
             table = tables.load(memory, PATH)
             assert table is not None
             assert table["n"] in (2, 3)
         else:
+            return
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
+def test_a_failed_save_may_be_tried_again_or_stops_the_broker(number: int) -> None:
+    """Again where there was no room: with a new file.  Never after a failed sync of the folder."""
+    for fail_at in range(1, 40):
+        memory = MemoryDisk()
+        tables.save(memory, PATH, {"n": 1})
+        disk = FailingDisk(memory, fail_at, number)
+        try:
+            tables.save(disk, PATH, {"n": 2})
+        except StoreFailed:
+            assert number == errno.EIO or disk.failed == "fsync_dir"
+        except OSError:
+            assert number != errno.EIO
+            assert disk.failed != "fsync_dir"
+            tables.save(disk, PATH, {"n": 3})
+            for seed in range(10):
+                assert tables.load(memory.crash(random.Random(seed)), PATH) == {"n": 3}
+        else:
+            assert fail_at > 5
             return
 
 
