@@ -1,7 +1,8 @@
 """The hot loops: functions over memory, ordinary Python files that are compiled by Cython when possible.
 
 May enter: one file per kind of memory (frames, records, queues, rings, batches, received).  They import
-nothing of ours but each other, do no I/O and hold no state but what they are handed.
+nothing of ours but each other, do no I/O (but `ahead`, which only hints) and hold no state but what they
+are handed.
 Each runs compiled and uncompiled alike; ``ACTORMQ_PURE=1`` forces the ``.py`` files.
 """
 

@@ -6,7 +6,7 @@ from libc.string cimport memchr
 
 from actormq.kernels.atomics cimport amq_prefetch
 from actormq.kernels.records cimport (
-    advance, copy_bytes,
+    advance, bytes_pointer, copy_bytes,
     check_record, equal_bytes, is_message, load_i16, load_i32, load_i64, pointer, pointer_const, store_i16, store_i32,
     store_i64)
 
@@ -145,3 +145,5 @@ cpdef object relink_index(object view, Py_ssize_t slots, bytearray emptied, long
 @cython.locals(end=cython.Py_ssize_t, copied=bytearray, out=cython.p_uchar, at=cython.Py_ssize_t,
                log_offset=cython.longlong, count=cython.Py_ssize_t, start=cython.longlong)
 cpdef bytearray gather(object view, long long base_log_offset, list ranges, Py_ssize_t size)
+@cython.locals(data="const unsigned char *", end=cython.Py_ssize_t)
+cpdef Py_ssize_t used_bytes(bytes block)

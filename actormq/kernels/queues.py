@@ -33,6 +33,7 @@ assert KEY.size == KEY_BYTES
 if not cython.compiled:
     from actormq.kernels.records import (
         advance,
+        bytes_pointer,
         check_record,
         copy_bytes,
         equal_bytes,
@@ -798,3 +799,14 @@ def gather(view: Any, base_log_offset: int, ranges: list[tuple[int, int]], size:
         copy_bytes(out, at, advance(data, start), count)
         at += count
     return copied if at == size else None
+
+
+def used_bytes(block: bytes) -> int:
+    """Return how long `block` is without the zeros at its end."""
+    if not cython.compiled:
+        return len(block.rstrip(b"\0"))
+    data = bytes_pointer(block)
+    end = len(block)
+    while end and data[end - 1] == 0:
+        end -= 1
+    return end

@@ -62,24 +62,18 @@ def list_bases(disk: Disk, folder: Path, file_bytes: int) -> list[int]:
 def list_some_bases(disk: Disk, folder: Path, file_bytes: int, empty_are_fine: bool = False) -> list[int]:
     """As `list_bases`, but gaps are fine; with `empty_are_fine`, files without bytes never count."""
     bases = []
-    names = [
-        each.name
-        for each in disk.scan(folder)
-        if not each.name.endswith(MAKING_SUFFIX) and not each.is_folder
-    ]
-    for name in names:
-        path = folder / name
+    files = [file for file in disk.files(folder) if not file[0].endswith(MAKING_SUFFIX)]
+    for name, size in files:
         if not _NAME.fullmatch(name):
-            raise StoreForeign(f"{path} is no file of a store: its name is not 20 digits")
-        size = disk.size(path)
-        if size == 0 and (empty_are_fine or name == names[-1]):
+            raise StoreForeign(f"{folder / name} is no file of a store: its name is not 20 digits")
+        if size == 0 and (empty_are_fine or name == files[-1][0]):
             continue
         if size != file_bytes:
             raise StoreForeign(
-                f"{path} has {size} bytes, not {file_bytes}: another file size, or half copied"
+                f"{folder / name} has {size} bytes, not {file_bytes}: another file size, or half copied"
             )
         if int(name) % file_bytes:
-            raise StoreForeign(f"{path} does not begin at a multiple of {file_bytes}")
+            raise StoreForeign(f"{folder / name} does not begin at a multiple of {file_bytes}")
         bases.append(int(name))
     return bases
 

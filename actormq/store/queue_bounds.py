@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from contextlib import closing
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
 from actormq.errors import StoreForeign
-from actormq.kernels import records
+from actormq.kernels import queues, records
 from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY, ENTRY_BYTES
 from actormq.store.commit_log import LogReader, LogRemoved, file_name
 from actormq.store.consume_queue import QueueFiles, first_at_or_after, queue_folder
@@ -21,6 +22,8 @@ _QUEUE_ID: Final = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
 _BLOCK_ENTRIES: Final = 204
 _BLOCK_BYTES: Final = _BLOCK_ENTRIES * ENTRY_BYTES
 """What is read at once: little more than one entry costs."""
+_FIRST_FILE: Final = file_name(0)
+"""Of a queue of which nothing was removed yet; of another one only the folder is read ahead."""
 _GROWTH: Final = 8
 _NOBODY_KNOWS: Final = 1 << 62
 
@@ -77,11 +80,19 @@ def queues_on_disk(disk: Disk, root: Path) -> list[tuple[str, int]]:
         StoreForeign: as `topics_on_disk`.
     """
     found = []
-    for topic in topics_on_disk(disk, root):
-        folder = root / topic
-        names = _no_links(folder, [each for each in disk.scan(folder) if _QUEUE_ID.fullmatch(each.name)])
-        found += [(topic, int(name)) for name in names]
+    topics = topics_on_disk(disk, root)
+    with reading_ahead(disk, root, [(topic, 0) for topic in topics]):
+        for topic in topics:
+            folder = root / topic
+            names = _no_links(folder, [each for each in disk.scan(folder) if _QUEUE_ID.fullmatch(each.name)])
+            found += [(topic, int(name)) for name in names]
     return found
+
+
+def reading_ahead(disk: Disk, root: Path, queues: Iterable[tuple[str, int]]) -> AbstractContextManager[None]:
+    """Have the disk read what is looked at first of queues below `root`, soon and in this order."""
+    names = [f"{topic}/{queue_id}/{_FIRST_FILE}" for topic, queue_id in queues]
+    return disk.ahead(root, names, _BLOCK_BYTES)
 
 
 _PROOFS: Final = 16
@@ -182,7 +193,7 @@ class _Entries:
         in_block = in_file % _BLOCK_BYTES
         self._block = self._files.disk.pread(self._fd, _BLOCK_BYTES, in_file - in_block)
         self._block_at = at - in_block
-        self._zeros_at = len(self._block.rstrip(b"\0"))
+        self._zeros_at = queues.used_bytes(self._block)
 
     def _block_ends(self, number: int) -> tuple[int, int]:
         """Return where the block of an entry ends, and before that where the zeros at its end begin."""

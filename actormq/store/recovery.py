@@ -39,6 +39,7 @@ from actormq.store.queue_bounds import (
     check_no_queues_without_log,
     find_bounds,
     queues_on_disk,
+    reading_ahead,
     topics_on_disk,
 )
 from actormq.store.queue_ext import FOLDER as EXTENSIONS_FOLDER
@@ -401,18 +402,19 @@ class _Recovery:
         return self.log_min
 
     def _bounds(self, bound: int) -> dict[tuple[str, int], Bounds]:
-        return {
-            (topic, queue_id): find_bounds(
-                self.queue_files,
-                self.reader,
-                topic,
-                queue_id,
-                max(self.log_min, self.deleted.get(topic, 0)),
-                bound,
-            )
-            for topic, queue_id in self.on_disk
-            if not self._is_dead(topic, queue_id)
-        }
+        with reading_ahead(self.disk, self.queue_files.root, self.on_disk):
+            return {
+                (topic, queue_id): find_bounds(
+                    self.queue_files,
+                    self.reader,
+                    topic,
+                    queue_id,
+                    max(self.log_min, self.deleted.get(topic, 0)),
+                    bound,
+                )
+                for topic, queue_id in self.on_disk
+                if not self._is_dead(topic, queue_id)
+            }
 
     def _is_dead(self, topic: str, queue_id: int) -> bool:
         """Say whether all entries of a queue's files point at records of a deleted topic."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,12 @@ class MemoryDisk:
 
     def scan(self, path: Path) -> list[Entry]:
         return [Entry(name, self.is_folder(path / name), False) for name in self.listdir(path)]
+
+    def files(self, path: Path) -> list[tuple[str, int]]:
+        return sorted((one.name, len(inode.data)) for one, inode in self.names.items() if one.parent == path)
+
+    def ahead(self, folder: Path, names: Sequence[str], size: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def exists(self, path: Path) -> bool:
         return path in self.names or path in self.folders

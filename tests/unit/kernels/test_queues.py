@@ -572,6 +572,13 @@ def test_gather_joins_ranges_of_one_file(
 
 
 @both
+@given(data=st.binary(max_size=50), zeros=st.integers(0, 50))
+def test_the_zeros_at_the_end_are_not_used(queues: Any, data: bytes, zeros: int) -> None:
+    """Nor any before them that follow the last other byte."""
+    assert queues.used_bytes(data + bytes(zeros)) == len(data.rstrip(b"\0"))
+
+
+@both
 def test_keys_of_tags_can_be_left_out(queues: Any) -> None:
     """As RocketMQ before 5.4 did; everything else is the same."""
     log = one_message(b"UNIQ_KEY\1u\2KEYS\1k l\2TAGS\1t\2")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 from actormq.store import disk as disk_module
-from actormq.store.disk import RealDisk
+from actormq.store.disk import AHEAD_MIN, AHEAD_THREAD, RealDisk
 
 
 @pytest.fixture
@@ -134,3 +137,93 @@ def test_names(disk: RealDisk, tmp_path: Path) -> None:
     disk.unlink(folder / "2")
     disk.remove_folder(folder)
     assert not disk.exists(folder)
+
+
+def test_a_read_is_whole_however_the_kernel_cuts_it(
+    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").write_bytes(b"hello wide world")
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: real(fd, min(size, 3), offset))
+    fd = disk.open(tmp_path / "f", write=False)
+    assert disk.pread(fd, 10, 3) == b"lo wide wo"
+    assert disk.pread(fd, 100, 6) == b"wide world"
+    assert disk.pread(fd, 100, 16) == disk.pread(fd, 0, 0) == b""
+    disk.close(fd)
+
+
+def test_files_are_named_with_their_lengths(
+    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders are none, and neither is what vanishes while one looks; links are what they lead to."""
+    assert disk.files(tmp_path / "none") == []
+    (tmp_path / "b").write_bytes(b"xyz")
+    (tmp_path / "a").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "link").symlink_to("b")
+    assert disk.files(tmp_path) == [("a", 0), ("b", 3), ("link", 3)]
+
+
+def lowest_free_descriptor() -> int:
+    fd = os.dup(0)
+    os.close(fd)
+    return fd
+
+
+class TestAhead:
+    """Many files are read ahead by threads that end with the block."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Every name that a thread asked for."""
+        names: list[str] = []
+
+        def read_ahead(folder: int, paths: bytes, size: int) -> int:
+            assert size == 4080
+            assert os.path.samestat(os.fstat(folder), os.stat(self.folder))
+            names.extend(paths.decode().split("\0")[:-1])
+            return 0
+
+        monkeypatch.setattr(disk_module, "read_ahead", read_ahead)
+        return names
+
+    def test_each_name_once(self, disk: RealDisk, tmp_path: Path, asked: list[str]) -> None:
+        self.folder = tmp_path
+        names = [f"t/{number}" for number in range(AHEAD_MIN * 3 + 1)]
+        with disk.ahead(tmp_path, names, 4080):
+            while len(asked) < len(names):
+                time.sleep(0)  # let them run
+        assert sorted(asked) == sorted(names)
+
+    def test_who_has_finished_waits_for_no_more(
+        self, disk: RealDisk, tmp_path: Path, asked: list[str]
+    ) -> None:
+        """The threads and the descriptor are gone behind the block, however it ends."""
+        self.folder = tmp_path
+        free = lowest_free_descriptor()
+        with pytest.raises(OSError, match="broken"), disk.ahead(tmp_path, ["t"] * AHEAD_MIN, 4080):
+            raise OSError("broken")
+        assert lowest_free_descriptor() == free
+        assert AHEAD_THREAD not in [thread.name for thread in threading.enumerate()]
+
+    def test_a_thread_ends_when_nothing_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What nobody has taken when the block ends is not read."""
+        starts, asked = deque([0, 32, 64]), []
+
+        def read_ahead(folder: int, paths: bytes, size: int) -> int:
+            asked.append(paths)
+            starts.clear()
+            return 0
+
+        monkeypatch.setattr(disk_module, "read_ahead", read_ahead)
+        disk_module._read_ahead(-1, starts, ["a", "b"], 10)
+        assert asked == [b"a\0b\0"]
+
+    def test_few_need_no_thread(self, disk: RealDisk, tmp_path: Path, asked: list[str]) -> None:
+        for names in (["t"] * (AHEAD_MIN - 1), []):
+            with disk.ahead(tmp_path, names, 4080):
+                pass
+        with disk.ahead(tmp_path / "none", ["t"] * AHEAD_MIN, 4080):
+            pass
+        assert asked == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,24 @@ def test_what_was_appended_but_not_dispatched_is_dispatched() -> None:
     assert numbers(disk, found) == list(range(30))
     assert found.queues["u", 5].max == 10
     assert found.topics == ["t", "u"]
+
+
+def test_what_is_looked_at_is_read_ahead() -> None:
+    """After a crash: of each topic one queue while its folder is listed, then every queue, its first file."""
+    disk = MemoryDisk()
+    fill(disk).append([Message(number, "u", 5) for number in range(20, 30)])
+    again(disk)  # dispatches them
+    asked: list[list[str]] = []
+
+    class Asked(RecordingDisk):
+        def ahead(self, folder: Path, names: list[str], size: int) -> AbstractContextManager[None]:
+            assert size > 0
+            if folder.name == "consumequeue":
+                asked.append([name.removesuffix(f"/{file_name(0)}") for name in names])
+            return nullcontext()
+
+    again(Asked(disk))
+    assert asked == [["t/0", "u/0"], ["t/0", "t/1", "u/5"]]
 
 
 def test_a_torn_tail_is_cut() -> None:
