@@ -17,7 +17,7 @@ from actormq.actors.status import EXIT_STORE_FAILED
 from actormq.clock import Clock, SystemClock
 from actormq.config import BrokerConfig
 from actormq.shm.doorbell import Doorbell
-from actormq.shm.positions import Position, Positions, RoleCell, RoleState, slot_of
+from actormq.shm.positions import Position, Positions, RoleCell, RoleState, role_of, slot_of
 from actormq.shm.segment import Segment
 
 Letters = list[tuple[control.ToRole, list[int]]]
@@ -78,11 +78,19 @@ class RoleContext:
     one_shot: bool = False
     letters_before: Letters = field(default_factory=list)
     letters_after: Letters = field(default_factory=list)
+    _by_slot: dict[int, Doorbell] = field(default_factory=dict)
 
     @property
     def doorbell(self) -> Doorbell:
         """Our own."""
         return self.doorbells[self.role]
+
+    def doorbell_of(self, slot: int) -> Doorbell:
+        """Return the doorbell of the role in `slot`."""
+        bell = self._by_slot.get(slot)
+        if bell is None:
+            bell = self._by_slot[slot] = self.doorbells[role_of(slot)]
+        return bell
 
     def ref(self, role: str) -> Ref:
         """Return the way to another role: always its living incarnation."""

@@ -30,7 +30,7 @@ from actormq.errors import StoreFailed
 from actormq.kernels import queues, records
 from actormq.kernels.rings import FENCED
 from actormq.shm.extents import Extents
-from actormq.shm.positions import WANTED, Position, Positions, RoleCell, readable, role_of, slot_of
+from actormq.shm.positions import WANTED, Position, Positions, RoleCell, readable, slot_of
 from actormq.shm.ring import RingProducer
 from actormq.shm.tables import TablesReader
 from actormq.store import index
@@ -334,6 +334,7 @@ class DispatcherActor(ProcessActor):
     def __init__(self, context: RoleContext) -> None:
         super().__init__(context)
         self._arrived: RingProducer | None = None
+        self._gateways = [slot_of(f"gateway-{number}") for number in range(self.config.gateway.count)]
 
     def on_start(self) -> None:
         context = self.context
@@ -355,8 +356,9 @@ class DispatcherActor(ProcessActor):
         self._ring_waiters()
 
     def on_batch(self) -> bool:
-        self.state.follow_tables()
         grown = self.state.run(self.context.clock.wall_ms(), self.context.clock.monotonic_ns())
+        if grown is None:
+            self.state.follow_tables()
         told = self.state.take_removed() + (grown or [])
         if told:
             self._tell_holder(told)
@@ -379,8 +381,7 @@ class DispatcherActor(ProcessActor):
 
     def _somebody_waits(self) -> bool:
         """Whether a gateway has pulls that wait, read after what has grown is visible."""
-        gateways = range(self.config.gateway.count)
-        return any(self.positions.role_after_fence(slot_of(f"gateway-{one}"), WAITING) for one in gateways)
+        return any(self.positions.role_after_fence(slot, WAITING) for slot in self._gateways)
 
     def _tell_holder(self, grown: list[int]) -> None:
         """Name the rows that have grown, unless nobody waits for any."""
@@ -403,7 +404,7 @@ class DispatcherActor(ProcessActor):
 
     def _ring_waiters(self) -> None:
         for slot in self.positions.waiters(RoleCell.WANTED_DISPATCHED, self.state.dispatched):
-            self.context.doorbells[role_of(slot)].ring()
+            self.context.doorbell_of(slot).ring()
 
     def wake_at_ns(self) -> int | None:
         return self.state.retry_at_ns

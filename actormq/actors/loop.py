@@ -21,6 +21,8 @@ ERROR: Final = select.POLLERR
 _ZMQ_FD: Final = 14
 _ZMQ_EVENTS: Final = 15
 _NS_PER_MS: Final = 1_000_000
+NEVER: Final = 1 << 63
+"""A monotonic time that does not come."""
 
 Callback = Callable[[int], None]
 """Called with the events (READ, WRITE, HANGUP, ERROR) that are there."""
@@ -74,6 +76,8 @@ class Loop:
         self.zmq_stale = False
         """Whether `dispatch_zmq` has something to look at."""
         self._timers: list[tuple[int, int, Timer]] = []
+        self.timer_ns = NEVER
+        """No timer is due before this."""
         self._timer_numbers = count()
 
     # -- descriptors
@@ -120,6 +124,7 @@ class Loop:
         """Call `callback` once the monotonic clock has reached `due_ns`."""
         timer = Timer(due_ns, callback)
         heapq.heappush(self._timers, (due_ns, next(self._timer_numbers), timer))
+        self.timer_ns = self._timers[0][0]
         return timer
 
     def call_later_ms(self, delay_ms: float, callback: Callable[[], None]) -> Timer:
@@ -130,7 +135,8 @@ class Loop:
         """When the next timer is due, None without one."""
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
-        return self._timers[0][0] if self._timers else None
+        self.timer_ns = self._timers[0][0] if self._timers else NEVER
+        return self.timer_ns if self._timers else None
 
     # -- running
 
@@ -144,11 +150,6 @@ class Loop:
                 watch.signalled()
                 ran = True
         return ran
-
-    @property
-    def has_timers(self) -> bool:
-        """Whether any timer is set."""
-        return bool(self._timers)
 
     def dispatch_timers(self) -> bool:
         """Run the timers that are due; True when one ran."""
@@ -167,6 +168,8 @@ class Loop:
         Returns True when a callback ran.
         """
         ready = self._poller.poll(0 if until_ns == 0 else self._timeout(until_ns))
+        if not ready:
+            return False
         callbacks = self._callbacks
         if len(ready) == 1:
             ((fd, events),) = ready
@@ -178,7 +181,7 @@ class Loop:
             # An earlier callback of this round may have closed it, and another have got its number.
             if callback is not None and callbacks.get(fd) is callback:
                 callback(events)
-        return bool(ready)
+        return True
 
     def run_once(self, until_ns: int | None = None) -> bool:
         """Do what is due, waiting at most until `until_ns` when nothing is; True when something ran."""
@@ -187,10 +190,10 @@ class Loop:
         return ran | self.dispatch_zmq() | self.dispatch_timers()
 
     def _timeout(self, until_ns: int | None) -> float | None:
-        due_ns = self.next_due_ns()
-        if due_ns is not None and (until_ns is None or due_ns < until_ns):
-            until_ns = due_ns
-        if until_ns is None:
+        if until_ns is None or self.timer_ns < until_ns:
+            self.next_due_ns()  # forgets those that were cancelled
+            until_ns = min(self.timer_ns, NEVER if until_ns is None else until_ns)
+        if until_ns == NEVER:
             return None
         left_ns = max(0, until_ns - self._now_ns())
         return left_ns / 1e9 if self._seconds else -(-left_ns // _NS_PER_MS)

@@ -215,9 +215,11 @@ class Mailbox:
         self.socket.set_hwm(MESSAGES_MAX)
         self.socket.bind(mailbox_path(run_dir, f"{role}.{incarnation}"))
         self._outgoing: dict[str, zmq.Socket[bytes]] = {}
-        self._asked: dict[int, ProcessFuture] = {}
+        self.asked: dict[int, ProcessFuture] = {}
+        """Questions that have no answer yet, by number."""
         self._ask_id = 0
-        self._kept: deque[Asked] = deque()
+        self.kept: deque[Asked] = deque()
+        """Messages that came while an answer was waited for."""
         self.bad_letters = 0
         self.lifeline_fd = -1
         self.on_lifeline: Callable[[], None] = lambda: None
@@ -244,7 +246,7 @@ class Mailbox:
             return future
         self._ask_id += 1
         if self._send(f"{role}.{incarnation}", _ASK, self._ask_id, message):
-            self._asked[self._ask_id] = future
+            self.asked[self._ask_id] = future
         else:
             future._finish(None, MailboxFull(f"{role} has not read its mailbox for {MESSAGES_MAX} messages"))
         return future
@@ -283,17 +285,12 @@ class Mailbox:
     def receive(self, limit: int = 256) -> list[Asked]:
         """Return up to `limit` messages; answers go to their futures on the way."""
         taken: list[Asked] = []
-        while self._kept and len(taken) < limit:
-            taken.append(self._kept.popleft())
+        while self.kept and len(taken) < limit:
+            taken.append(self.kept.popleft())
         while len(taken) < limit and (letter := self._take_letter()) is not None:
             if (asked := self._open(letter)) is not None:
                 taken.append(asked)
         return taken
-
-    @property
-    def kept(self) -> bool:
-        """Whether messages wait that came while an answer was waited for."""
-        return bool(self._kept)
 
     def _take_letter(self) -> bytes | None:
         try:
@@ -317,7 +314,7 @@ class Mailbox:
         return Asked(message, Sender(envelope.role, envelope.incarnation, envelope.ask_id))
 
     def _answered(self, envelope: _Envelope) -> None:
-        future = self._asked.pop(envelope.ask_id, None)
+        future = self.asked.pop(envelope.ask_id, None)
         if future is None:
             return  # it came after the time-out
         if envelope.kind == _REFUSAL:
@@ -360,7 +357,7 @@ class Mailbox:
             self.on_lifeline()
         while not future.done and (letter := self._take_letter()) is not None:
             if (asked := self._open(letter)) is not None:
-                self._kept.append(asked)
+                self.kept.append(asked)
         if future.done:
             return
         if pidfd in ready or self._directory.incarnation_of(future.role) != future.incarnation:
@@ -371,9 +368,9 @@ class Mailbox:
             raise Timeout(f"{future.role} has not answered yet")
 
     def _fail(self, future: ProcessFuture, error: BaseException) -> None:
-        for ask_id, asked in list(self._asked.items()):
+        for ask_id, asked in list(self.asked.items()):
             if asked is future:
-                del self._asked[ask_id]
+                del self.asked[ask_id]
         future._finish(None, error)
 
     def role_changed(self, role: str, incarnation: int) -> None:
@@ -386,25 +383,20 @@ class Mailbox:
         current = f"{role}.{incarnation}"
         for owner in [owner for owner in self._outgoing if owner.startswith(prefix) and owner != current]:
             self._outgoing.pop(owner).close()
-        for ask_id, future in list(self._asked.items()):
+        for ask_id, future in list(self.asked.items()):
             if future.role == role and future.incarnation != incarnation:
-                del self._asked[ask_id]
+                del self.asked[ask_id]
                 future._finish(None, ActorDeadError(f"{role} died before it answered"))
-
-    @property
-    def has_asked(self) -> bool:
-        """Whether some question has no answer yet."""
-        return bool(self._asked)
 
     def next_deadline_ns(self) -> int | None:
         """When the next question times out."""
-        return min((future.deadline_ns for future in self._asked.values()), default=None)
+        return min((future.deadline_ns for future in self.asked.values()), default=None)
 
     def expire(self, now_ns: int) -> None:
         """End the questions whose time is over."""
-        for ask_id, future in list(self._asked.items()):
+        for ask_id, future in list(self.asked.items()):
             if future.deadline_ns <= now_ns:
-                del self._asked[ask_id]
+                del self.asked[ask_id]
                 future._finish(None, Timeout(f"{future.role} did not answer in time"))
 
     def close(self, linger_ms: int = 0) -> None:

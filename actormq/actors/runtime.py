@@ -64,18 +64,18 @@ class ProcessInbox:
     """pykka's inbox for what comes from inside this process; letters from others are the mailbox's."""
 
     def __init__(self) -> None:
-        self._envelopes: deque[Envelope[Any]] = deque()
+        self.envelopes: deque[Envelope[Any]] = deque()
         self.on_put: Callable[[], None] = lambda: None
 
     def put(self, envelope: Envelope[Any], /) -> None:
-        self._envelopes.append(envelope)
+        self.envelopes.append(envelope)
         self.on_put()
 
     def get(self) -> Envelope[Any]:
-        return self._envelopes.popleft()
+        return self.envelopes.popleft()
 
     def empty(self) -> bool:
-        return not self._envelopes
+        return not self.envelopes
 
 
 class Busy:
@@ -127,11 +127,16 @@ class ProcessActor(pykka.Actor):
         self.loop = Loop(context.clock.monotonic_ns)
         self._calls: deque[Callable[[], None]] = deque()
         self._now_ns = context.clock.monotonic_ns
+        assert isinstance(self.actor_inbox, ProcessInbox)
+        self._envelopes = self.actor_inbox.envelopes
         self._beat_due_ns = 0
+        self._due_ns = 0
+        """Before this `on_tick` and time-outs have no work; 0: not known."""
         self._rung = False
         self._look_again = True
         self._stopping = False
         self._stop_asked = False
+        self._over = False
 
     # -- what a role overrides
 
@@ -247,22 +252,26 @@ class ProcessActor(pykka.Actor):
             self.stop()
 
     def _actor_loop_running(self) -> None:
-        doorbell = self.context.doorbell
-        while not self.actor_stopped.is_set():
+        doorbell, loop = self.context.doorbell, self.loop
+        while not self._over:
             go_on = self._turn()
             rest_ns = self.rest_ns()
             if rest_ns:
                 time.sleep(rest_ns / 1e9)
             if go_on or rest_ns:
                 self._look_again = True
-                self.loop.wait(0)
+                self._due_ns = 0
+                loop.wait(0)
+                continue
+            doorbell.prepare_sleep()
+            # What a turn sends at its end may have changed a ZeroMQ socket that it had looked at before.
+            if self.has_news() or self._calls or (loop.zmq_stale and loop.dispatch_zmq()):
+                self._due_ns = 0
+                loop.wait(0)
             else:
-                doorbell.prepare_sleep()
-                # What a turn sends at its end may have changed a ZeroMQ socket that it had looked at before.
-                has_news = self.has_news() or bool(self._calls) or self.loop.dispatch_zmq()
-                self.loop.wait(0 if has_news else self._sleep_until_ns())
-                doorbell.woke(self._rung)
-                self._rung = False
+                loop.wait(self._sleep_until_ns())
+            doorbell.woke(self._rung)
+            self._rung = False
 
     def _actor_loop_teardown(self) -> None:
         super()._actor_loop_teardown()
@@ -297,10 +306,11 @@ class ProcessActor(pykka.Actor):
         # Most turns have nothing else: each of these is asked before it is called.
         if self._calls:
             busy |= self._run_calls()
-        if not self.actor_inbox.empty():
+        if self._envelopes:
             busy |= self._read_inbox()
-        ticked = self._tick(now_ns)
-        if loop.has_timers:
+        # Nothing is due before the last sleep was to end; what this turn has done counts from the next one.
+        ticked = now_ns >= self._due_ns and self._tick(now_ns)
+        if now_ns >= loop.timer_ns:
             busy |= loop.dispatch_timers()
         if mailbox is not None and mailbox.kept:
             busy |= self._read_kept()
@@ -309,6 +319,7 @@ class ProcessActor(pykka.Actor):
             self._hand_on_stop()
         # A tick leaves nothing that `drained` does not know of, and one that stays due must not keep us here.
         if self._stopping and not busy and not self._calls and self.drained():
+            self._over = True
             self.actor_stopped.set()
             return True
         return busy or ticked
@@ -346,9 +357,9 @@ class ProcessActor(pykka.Actor):
             self.reply(sender, value)
 
     def _read_inbox(self) -> bool:
-        ran = not self.actor_inbox.empty()
-        while not self.actor_inbox.empty():
-            envelope = self.actor_inbox.get()
+        ran = bool(self._envelopes)
+        while self._envelopes:
+            envelope = self._envelopes.popleft()
             value = self._handle_receive(envelope.message)
             if envelope.reply_to is not None:
                 envelope.reply_to.set(value)
@@ -356,7 +367,7 @@ class ProcessActor(pykka.Actor):
 
     def _tick(self, now_ns: int) -> bool:
         mailbox = self.context.mailbox
-        if mailbox is not None and mailbox.has_asked:
+        if mailbox is not None and mailbox.asked:
             mailbox.expire(now_ns)
         due_ns = self.wake_at_ns()
         if due_ns is None or due_ns > now_ns:
@@ -370,9 +381,10 @@ class ProcessActor(pykka.Actor):
         if due_ns is not None and due_ns < until_ns:
             until_ns = due_ns
         mailbox = self.context.mailbox
-        if mailbox is not None and mailbox.has_asked:
+        if mailbox is not None and mailbox.asked:
             deadline_ns = mailbox.next_deadline_ns()
             until_ns = min(until_ns, deadline_ns) if deadline_ns is not None else until_ns
+        self._due_ns = until_ns
         if ALWAYS_RINGS and self._look_again:
             # Without fences somebody may have published without seeing our wish, and we without seeing
             # that.  A moment later both are visible: one more look, then sleep as long as there is nothing.

@@ -30,7 +30,7 @@ from actormq.kernels import records
 from actormq.kernels.batches import BatchEncoder, Stop
 from actormq.kernels.rings import HEAD, TAIL, Cells
 from actormq.shm.intent import PORTS_MAX, Intent, IntentPage, PortMove
-from actormq.shm.positions import Position, Positions, RoleCell, RoleState, role_of, slot_of
+from actormq.shm.positions import Position, Positions, RoleCell, RoleState, slot_of
 from actormq.shm.ring import Port
 from actormq.store.commit_log import FOLDER, LogFiles, LogReader, LogRemoved
 from actormq.store.disk import Disk, RealDisk
@@ -38,6 +38,7 @@ from actormq.store.identifiers import pack_host
 from actormq.store.log_buffer import LogBuffer
 from actormq.store.log_tail import queue_ends
 
+CLEANER: Final = slot_of("cleaner")
 ROOM: Final = RoleCell.COUNTER_0
 """The cleaner's cell: a `Room`."""
 DISK_USED: Final = RoleCell.COUNTER_2
@@ -84,9 +85,6 @@ class Source:
     """Where the next completion will be written."""
     closed: bool = False
     """The client is dead: what it has pushed is still stored, nobody reads the answers."""
-
-    def pending(self) -> bool:
-        return self.requests.load(TAIL) != self.head
 
 
 @dataclass(slots=True)
@@ -170,13 +168,14 @@ class Writer:
             self._forget_drained()
 
     def _forget_drained(self) -> None:
-        for key in [key for key, source in self.sources.items() if source.closed and not source.pending()]:
-            del self.sources[key]
+        for key, one in [item for item in self.sources.items() if item[1].closed]:
+            if one.requests.load(TAIL) == one.head:
+                del self.sources[key]
 
     @property
     def idle(self) -> bool:
         """Whether no port has a request left."""
-        return not any(source.pending() for source in self.sources.values())
+        return not any(one.requests.load(TAIL) != one.head for one in self.sources.values())
 
     # -- starting
 
@@ -238,7 +237,7 @@ class Writer:
 
     def _active(self) -> list[Source]:
         """Return the ports with requests, another one first each time."""
-        active = [source for source in self.sources.values() if source.pending()]
+        active = [one for one in self.sources.values() if one.requests.load(TAIL) != one.head]
         if not active:
             return []
         self._turn = (self._turn + 1) % len(active)
@@ -282,7 +281,7 @@ class Writer:
 
     @property
     def _room(self) -> int:
-        return self.positions.role(slot_of("cleaner"), ROOM)
+        return self.positions.role(CLEANER, ROOM)
 
     def _has_file(self, base: int) -> bool:
         try:
@@ -462,7 +461,7 @@ class WriterActor(ProcessActor):
             self._ring(slot)
 
     def _ring(self, slot: int) -> None:
-        self.context.doorbells[role_of(slot)].ring()
+        self.context.doorbell_of(slot).ring()
 
     def wake_at_ns(self) -> int | None:
         return self.state.wake_at_ns

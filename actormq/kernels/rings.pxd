@@ -8,7 +8,7 @@ import cython
 
 ctypedef unsigned long long u64
 
-cdef Py_ssize_t _HEAD, _TAIL, _CAPACITY, _DATA, _WORD
+cdef Py_ssize_t _HEAD, _TAIL, _CAPACITY, _DATA, _WORD, _LINE
 cdef u64 _LAP_END
 
 cpdef u64 load_acquire(u64[::1] cells, Py_ssize_t index) except? 0
@@ -30,6 +30,20 @@ cdef class Cells:
     cpdef void store_then_fence(self, Py_ssize_t index, u64 value) except *
     cpdef u64 fence_then_load(self, Py_ssize_t index) except? 0
     cpdef list waiters(self, Py_ssize_t first, Py_ssize_t stride, Py_ssize_t count, u64 reached)
+
+
+cdef class CellPage:
+    cdef u64[::1] _cells
+    cdef Py_ssize_t _common, _slots, _slot_cells
+    cpdef u64 get(self, Py_ssize_t cell) except? 0
+    cpdef void set(self, Py_ssize_t cell, u64 value) except *
+    cpdef u64 role(self, Py_ssize_t slot, Py_ssize_t cell) except? 0
+    cpdef void set_role(self, Py_ssize_t slot, Py_ssize_t cell, u64 value) except *
+    cpdef u64 role_after_fence(self, Py_ssize_t slot, Py_ssize_t cell) except? 0
+    cpdef void set_role_then_fence(self, Py_ssize_t slot, Py_ssize_t cell, u64 value) except *
+    cpdef void add_role(self, Py_ssize_t slot, Py_ssize_t cell, u64 value=*) except *
+    cpdef list waiters(self, Py_ssize_t cell, u64 reached)
+    cpdef Py_ssize_t index(self, Py_ssize_t slot, Py_ssize_t cell) except? 0
 
 
 cdef class RingProducer:

@@ -48,6 +48,8 @@ HEAD = _HEAD = 0
 TAIL = _TAIL = 8
 CAPACITY = _CAPACITY = 16
 DATA = _DATA = 192
+LINE = _LINE = 8
+"""Words in a cache line."""
 WORD = _WORD = 8
 LAP_END = _LAP_END = 0xFFFFFFFF
 # The names with an underscore are C constants when compiled: fast here, invisible outside.
@@ -152,6 +154,61 @@ class Cells:
     def waiters(self, first: int, stride: int, count: int, reached: int) -> list[int]:
         """As the function of that name."""
         return waiters(self._cells, first, stride, count, reached)
+
+
+class CellPage:
+    """A page of cells, each on a cache line of its own: first everybody's, then as many for each slot."""
+
+    def __init__(self, view: memoryview, common: int, slots: int, slot_cells: int) -> None:
+        """`view`: at least ``64 * (common + slots * slot_cells)`` writable bytes, aligned to 8."""
+        self._common = common
+        self._slots = slots
+        self._slot_cells = slot_cells
+        self._cells = view[: _LINE * _WORD * (common + slots * slot_cells)].cast("Q")
+
+    def get(self, cell: int) -> int:
+        """Return one of everybody's cells; all that it stands for is visible."""
+        return load_acquire(self._cells, cell * _LINE)
+
+    def set(self, cell: int, value: int) -> None:
+        """Publish one of everybody's cells, after what it stands for."""
+        store_release(self._cells, cell * _LINE, value)
+
+    def role(self, slot: int, cell: int) -> int:
+        """Return a cell of the role in `slot`."""
+        return load_acquire(self._cells, self.index(slot, cell))
+
+    def set_role(self, slot: int, cell: int, value: int) -> None:
+        """Publish a cell of the role in `slot`."""
+        store_release(self._cells, self.index(slot, cell), value)
+
+    def role_after_fence(self, slot: int, cell: int) -> int:
+        """As `role`, after everything that was published before is visible.
+
+        Who announces and then looks, and who publishes and then reads this: one of the two sees the other.
+        """
+        full_fence()
+        return load_acquire(self._cells, self.index(slot, cell))
+
+    def set_role_then_fence(self, slot: int, cell: int, value: int) -> None:
+        """As `set_role`; no load after this passes it."""
+        store_release(self._cells, self.index(slot, cell), value)
+        full_fence()
+
+    def add_role(self, slot: int, cell: int, value: int = 1) -> None:
+        """Add to a cell of the role in `slot`, modulo 2**64."""
+        fetch_add(self._cells, self.index(slot, cell), value)
+
+    def waiters(self, cell: int, reached: int) -> list[int]:
+        """Return the slots whose `cell` is neither 0 nor above `reached`.
+
+        Call it after publishing: it fences first, so it misses nobody who looked before.
+        """
+        return waiters(self._cells, self.index(0, cell), self._slot_cells * _LINE, self._slots, reached)
+
+    def index(self, slot: int, cell: int) -> int:
+        """Return where in the page, in words, a cell of a slot is."""
+        return (self._common + slot * self._slot_cells + cell) * _LINE
 
 
 def ring_init(view: memoryview) -> None:

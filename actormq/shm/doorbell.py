@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from actormq.kernels.rings import FENCED
-from actormq.shm.positions import Positions, RoleCell, cell_index
+from actormq.shm.positions import Positions, RoleCell
 
 ALWAYS_RINGS: Final = not FENCED
 """Uncompiled there is no fence to tell whether the owner sleeps (ADR 0026: its loop looks once more, too)."""
 
+_SLEEPING: Final = RoleCell.SLEEPING
 _ONE = (1).to_bytes(8, "little")
 
 
@@ -46,12 +47,11 @@ class Doorbell:
     def __init__(self, fd: int, positions: Positions, slot: int) -> None:
         self.fd = fd
         self.slot = slot
-        self._cells = positions.cells
-        self._sleeping = cell_index(slot, RoleCell.SLEEPING)
+        self._positions = positions
 
     def ring(self) -> None:
         """Wake the owner if it sleeps.  Call it after publishing, once per batch."""
-        if ALWAYS_RINGS or self._cells.fence_then_load(self._sleeping):
+        if ALWAYS_RINGS or self._positions.role_after_fence(self.slot, _SLEEPING):
             try:
                 os.write(self.fd, _ONE)
             except BlockingIOError:
@@ -59,11 +59,11 @@ class Doorbell:
 
     def prepare_sleep(self) -> None:
         """Owner: say that the next thing is a poll.  Then look at everything again before it."""
-        self._cells.store_then_fence(self._sleeping, 1)
+        self._positions.set_role_then_fence(self.slot, _SLEEPING, 1)
 
     def woke(self, rung: bool = True) -> None:
         """Owner: say that it looks by itself again, and silence the bell if the poll said that it rang."""
-        self._cells.store(self._sleeping, 0)
+        self._positions.set_role(self.slot, _SLEEPING, 0)
         if not rung:
             return
         try:

@@ -10,10 +10,9 @@ from enum import IntEnum
 from typing import Final
 
 from actormq.config import FlushMode, StoreConfig
-from actormq.kernels.rings import Cells
+from actormq.kernels.rings import CellPage
 
 CELL_BYTES: Final = 64
-_WORDS = CELL_BYTES // 8
 GLOBAL_CELLS: Final = 32
 SLOT_CELLS: Final = 24
 SLOTS: Final = 64
@@ -145,53 +144,14 @@ def role_of(slot: int) -> str:
     return _ROLE_OF[slot]
 
 
-def cell_index(slot: int, cell: int) -> int:
-    """Return where in the page, cast to "Q", a cell of the role in `slot` is."""
-    return (GLOBAL_CELLS + slot * SLOT_CELLS + cell) * _WORDS
-
-
-class Positions:
-    """Reads and writes the page."""
+class Positions(CellPage):
+    """Reads and writes the page: everybody's cells by `Position`, a role's by its slot and `RoleCell`."""
 
     def __init__(self, view: memoryview) -> None:
         """`view`: at least `payload_bytes()` of shared memory."""
-        self.cells = Cells(view[: self.payload_bytes()])
+        super().__init__(view, GLOBAL_CELLS, SLOTS, SLOT_CELLS)
 
     @staticmethod
     def payload_bytes() -> int:
         """The bytes that the page needs."""
         return (GLOBAL_CELLS + SLOTS * SLOT_CELLS) * CELL_BYTES
-
-    def get(self, position: Position) -> int:
-        """Return a position; all that it stands for is visible."""
-        return self.cells.load(position * _WORDS)
-
-    def set(self, position: Position, value: int) -> None:
-        """Publish a position, after the bytes that it stands for."""
-        self.cells.store(position * _WORDS, value)
-
-    def role(self, slot: int, cell: RoleCell) -> int:
-        """Return a cell of the role in `slot`."""
-        return self.cells.load(cell_index(slot, cell))
-
-    def set_role(self, slot: int, cell: RoleCell, value: int) -> None:
-        """Publish a cell of the role in `slot`."""
-        self.cells.store(cell_index(slot, cell), value)
-
-    def role_after_fence(self, slot: int, cell: RoleCell) -> int:
-        """As `role`, after everything that was published before is visible.
-
-        Who announces and then looks, and who publishes and then reads this: one of the two sees the other.
-        """
-        return self.cells.fence_then_load(cell_index(slot, cell))
-
-    def add_role(self, slot: int, cell: RoleCell, value: int = 1) -> None:
-        """Add to a counter, modulo 2**64."""
-        self.cells.add(cell_index(slot, cell), value)
-
-    def waiters(self, wanted: RoleCell, reached: int) -> list[int]:
-        """Return the slots whose wish in `wanted` is neither 0 nor above `reached`.
-
-        Call it after publishing: it fences first, so it misses nobody who looked before.
-        """
-        return self.cells.waiters(cell_index(0, wanted), SLOT_CELLS * _WORDS, SLOTS, reached)

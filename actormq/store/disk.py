@@ -213,12 +213,15 @@ class RealDisk:
         os.close(fd)
 
     def pwritev(self, fd: int, buffers: Sequence[BytesLike], offset: int) -> int:
-        left = [view for view in (memoryview(buffer).cast("B") for buffer in buffers) if len(view)]
-        start = offset
+        written = os.pwritev(fd, buffers[:_BUFFERS_PER_CALL], offset)
+        if written == sum(map(len, buffers)):
+            return written
+        left = _behind([memoryview(buffer).cast("B") for buffer in buffers], written)
+        start, offset = offset, offset + written
         while left:
-            written = os.pwritev(fd, left[:_BUFFERS_PER_CALL], offset)
             if written == 0:
                 raise OSError(errno.EIO, "a write wrote nothing")
+            written = os.pwritev(fd, left[:_BUFFERS_PER_CALL], offset)
             offset += written
             left = _behind(left, written)
         return offset - start

@@ -132,9 +132,11 @@ class Relay:
         self._tell = tell
         self._coordinator = coordinator
         self._clients = clients
-        self._known = 0
+        self.known = 0
+        """The coordinator's incarnation that was told what its predecessor knew."""
         self._next_id = 0
-        self._outgoing: deque[msgspec.Struct] = deque()
+        self.outgoing: deque[msgspec.Struct] = deque()
+        """What waits to be handed over."""
         self._asked: dict[int, _Asked] = {}
         self._asked_bytes = 0
         self._deadlines: list[tuple[int, int]] = []
@@ -323,14 +325,14 @@ class Relay:
 
     def _say(self, message: msgspec.Struct) -> None:
         self.flush_commits()
-        self._outgoing.append(message)
+        self.outgoing.append(message)
 
     def flush_commits(self) -> None:
         """Let the offsets that were gathered go with the next `pump`."""
         if self._commits:
             commits = [(*queue, offset) for queue, offset in self._commits.items()]
             assert self._commits_since_ns is not None
-            self._outgoing.append(
+            self.outgoing.append(
                 CommitOffsets(self._gateway, self._incarnation, commits, self._commits_since_ns // _NS_PER_MS)
             )
             self._commits = {}
@@ -339,13 +341,13 @@ class Relay:
     def pump(self) -> bool:
         """Hand over what waits, as far as it goes; True when something went."""
         living = self._coordinator()
-        if living != self._known and living != 0:
+        if living != self.known and living != 0:
             self._take_over(living)
         if living == 0:
             return False
         went = False
-        while self._outgoing and self._tell(self._outgoing[0]):
-            message = self._outgoing.popleft()
+        while self.outgoing and self._tell(self.outgoing[0]):
+            message = self.outgoing.popleft()
             went = True
             if isinstance(message, Serve | NeedTopic | NeedGroup):
                 asked = self._asked.get(message.request_id)
@@ -353,27 +355,22 @@ class Relay:
                     asked.sent = True
         return went
 
-    @property
-    def blocked(self) -> bool:
-        """Whether something waits that could not be handed over."""
-        return bool(self._outgoing)
-
     def _take_over(self, incarnation: int) -> None:
         """Tell a new coordinator what its predecessor knew; decide on what that has not answered."""
-        self._known = incarnation
-        unsent = list(self._outgoing)
-        self._outgoing.clear()
+        self.known = incarnation
+        unsent = list(self.outgoing)
+        self.outgoing.clear()
         for client in self._clients.values():
-            self._outgoing.extend(self._serve_message(client, 0, data, replay=True) for data in client.memory)
-        self._outgoing.append(ReplayDone(self._gateway, self._incarnation))
+            self.outgoing.extend(self._serve_message(client, 0, data, replay=True) for data in client.memory)
+        self.outgoing.append(ReplayDone(self._gateway, self._incarnation))
         for asked_id, asked in [item for item in self._asked.items() if item[1].sent]:
             if asked.repeatable:
                 asked.sent = False
-                self._outgoing.append(asked.message)
+                self.outgoing.append(asked.message)
             else:
                 self._forget(asked_id)
                 self._give_up(asked, _GONE)
-        self._outgoing.extend(unsent)
+        self.outgoing.extend(unsent)
 
     def _give_up(self, asked: _Asked, remark: str) -> None:
         if asked.client is not None and asked.command is not None:
@@ -385,6 +382,8 @@ class Relay:
         """When `expire` next has work."""
         while self._deadlines and self._deadlines[0][1] not in self._asked:
             heapq.heappop(self._deadlines)
+        if not (self._deadlines or self._calls or self._commits_since_ns is not None):
+            return None
         times = [self._deadlines[0][0]] if self._deadlines else []
         if self._commits_since_ns is not None:
             times.append(self._commits_since_ns + COMMITS_KEPT_NS)

@@ -97,6 +97,7 @@ _NOT_ON_VIP: Final = frozenset(
 
 Authorise = Callable[[Client, Description, RemotingCommand], None]
 """Raises RequestError(NO_PERMISSION) when the client may not do this."""
+_COORDINATOR: Final = SLOT_OF["coordinator"]
 Handle = Callable[[Client, RemotingCommand, int], None]
 
 
@@ -171,10 +172,9 @@ class GatewayActor(ProcessActor):
         self._relay.pump()
 
     def _coordinator_incarnation(self) -> int:
-        slot = SLOT_OF["coordinator"]
-        if self.positions.role(slot, RoleCell.STATE) in (RoleState.ABSENT, RoleState.STOPPED):
+        if self.positions.role(_COORDINATOR, RoleCell.STATE) in (RoleState.ABSENT, RoleState.STOPPED):
             return 0
-        return self.positions.role(slot, RoleCell.INCARNATION)
+        return self.positions.role(_COORDINATOR, RoleCell.INCARNATION)
 
     def _open_store(self) -> None:
         """Make the send and the pull path."""
@@ -514,13 +514,16 @@ class GatewayActor(ProcessActor):
         busy = self._sends.collect(now_ns)
         faults.point("gateway.completed")
         busy |= self._acknowledge()
+        self._flush_fronts()  # who waits for an answer has it before anything else is looked at
         busy |= self._sends.retry_line(now_ns)
         busy |= self._pulls.collect(now_ns)
         self._sends.flush()
         faults.point("gateway.appended")
         self._pulls.finish_batch(now_ns)
         faults.point("gateway.parked")
-        busy |= self._relay.pump()
+        relay = self._relay
+        if relay.outgoing or self.positions.role(_COORDINATOR, RoleCell.INCARNATION) != relay.known:
+            busy |= relay.pump()
         faults.point("gateway.relayed")
         self._flush_fronts()
         faults.point("gateway.replied")
@@ -554,8 +557,9 @@ class GatewayActor(ProcessActor):
 
     def _flush_fronts(self) -> None:
         for server in self._servers:
-            server.flush()
-        if self._router is not None:
+            if server.dirty:
+                server.flush()
+        if self._router is not None and self._router.dirty:
             self._router.flush()
 
     def _refresh_tables(self) -> None:
@@ -576,19 +580,21 @@ class GatewayActor(ProcessActor):
 
     def _count(self) -> None:
         sends, pulls = self._sends.counts, self._pulls.counts
-        for name, value in (
-            ("messages in", sends.messages),
-            ("bytes in", sends.bytes),
-            ("sends refused", sends.refused),
-            ("messages out", pulls.messages),
-            ("bytes out", pulls.bytes),
-            ("pulls", pulls.pulls),
-            ("damaged messages", pulls.damaged),
-        ):
-            if value:
-                self._counters.add(name, value)
-        sends.messages = sends.bytes = sends.refused = 0
-        pulls.messages = pulls.bytes = pulls.pulls = pulls.damaged = 0
+        if sends.messages or sends.bytes or sends.refused:
+            self._add("messages in", sends.messages)
+            self._add("bytes in", sends.bytes)
+            self._add("sends refused", sends.refused)
+            sends.messages = sends.bytes = sends.refused = 0
+        if pulls.pulls or pulls.messages or pulls.damaged:
+            self._add("pulls", pulls.pulls)
+            self._add("messages out", pulls.messages)
+            self._add("bytes out", pulls.bytes)
+            self._add("damaged messages", pulls.damaged)
+            pulls.messages = pulls.bytes = pulls.pulls = pulls.damaged = 0
+
+    def _add(self, name: str, value: int) -> None:
+        if value:
+            self._counters.add(name, value)
 
     def on_message(self, message: Any, sender: Sender) -> None:
         self._refresh_tables()
@@ -609,7 +615,7 @@ class GatewayActor(ProcessActor):
         for time_ns in (self._sends.wake_at_ns(), self._pulls.wake_at_ns(), self._relay.wake_at_ns()):
             if time_ns is not None and (due_ns is None or time_ns < due_ns):
                 due_ns = time_ns
-        if self._pulls.blocked or (self._relay.blocked and self._coordinator_incarnation()):
+        if self._pulls.blocked or (self._relay.outgoing and self._coordinator_incarnation()):
             retry_ns = self.context.clock.monotonic_ns() + _BLOCKED_RETRY_NS
             due_ns = retry_ns if due_ns is None else min(due_ns, retry_ns)
         return due_ns
