@@ -175,7 +175,7 @@ class Writer:
     @property
     def idle(self) -> bool:
         """Whether no port has a request left."""
-        return not any(one.requests.load(TAIL) != one.head for one in self.sources.values())
+        return not [one for one in self.sources.values() if one.requests.load(TAIL) != one.head]
 
     # -- starting
 
@@ -407,6 +407,7 @@ class WriterActor(ProcessActor):
 
     def __init__(self, context: RoleContext) -> None:
         super().__init__(context)
+        self._pooled = self.config.store.pooled
         self.state = Writer(
             self.config.store,
             RealDisk(),
@@ -415,7 +416,7 @@ class WriterActor(ProcessActor):
             context.segments["intent"].view,
             store_host(self.config.advertised_host, self.config.gateway.port),
             self.busy,
-            context.segments["pool"].view if self.config.store.pooled else None,
+            context.segments["pool"].view if self._pooled else None,
         )
 
     def on_port_opened(self, kind: str, client: str, incarnation: int, port: Port) -> None:
@@ -448,7 +449,7 @@ class WriterActor(ProcessActor):
             self._ring_waiters()
         if self.state.file_is_missing:
             self.context.doorbells["cleaner"].ring()
-        if self.config.store.pooled:
+        if self._pooled:
             self.wish(RoleCell.WANTED_WRITTEN, self.state.wanted_written)
         return bool(moved)
 

@@ -140,7 +140,7 @@ class Connection:
         Sets `ended` when the peer is gone, `broken` when what came is no frame.
         """
         kept = len(self._pending)
-        large = self._large_bytes(len(buffer))
+        large = self._large_bytes(len(buffer)) if kept else 0
         start = 0 if large else kept
         if not large:
             buffer[:kept] = self._pending
@@ -356,9 +356,7 @@ class Server:
         events = connection.wanted_events()
         if events != connection.watched and not connection.closed:
             connection.watched = events
-            self._loop.watch(
-                connection.sock.fileno(), events, lambda ready: self._on_ready(connection, ready)
-            )
+            self._loop.watch(connection.sock.fileno(), events, partial(self._on_ready, connection))
         if connection.paused and not connection.warned:
             connection.warned = True
             text = "%s does not read: %d bytes are queued, it is not read either"

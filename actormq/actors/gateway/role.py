@@ -511,6 +511,7 @@ class GatewayActor(ProcessActor):
         if self._stood_still:
             self._start_afresh()
         self._refresh_tables()
+        self._sends.flush()  # the writer works while we look at everything else
         busy = self._sends.collect(now_ns)
         faults.point("gateway.completed")
         busy |= self._acknowledge()
@@ -548,6 +549,8 @@ class GatewayActor(ProcessActor):
 
     def _acknowledge(self) -> bool:
         """Answer what is synced, and say how far the next sync must go."""
+        if not (self._sends.wanted_flushed or self._wanted_flushed):
+            return False
         some = self._sends.acknowledge(self.positions.get(Position.FLUSHED))
         wanted = self._sends.wanted_flushed
         if wanted != self._wanted_flushed:
