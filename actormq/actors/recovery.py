@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from actormq import faults
-from actormq.actors.gateway.lost_tails import AHEAD_NS
 from actormq.actors.runtime import ProcessActor
 from actormq.broker import topics
 from actormq.broker.delay import DelayLevels
@@ -166,7 +165,7 @@ def _note_lost_tail(
     counts = {
         at_ms: end
         for at_ms, end in noted.items()
-        if store.last_store_timestamp - at_ms < AHEAD_NS // 1_000_000
+        if store.last_store_timestamp - at_ms < tables.LOST_TAIL_COUNTS_MS
     }
     if not store.clean and store.log_end not in counts.values():
         counts[wall_ms] = store.log_end

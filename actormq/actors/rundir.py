@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -29,7 +28,8 @@ def prefix_of(store_root: Path | None) -> str:
     """Return what names of this broker start with: by its store, random where there is none."""
     if store_root is None:
         return _FAMILY + os.urandom(4).hex()
-    return _FAMILY + hashlib.sha256(os.fsencode(store_root.resolve())).hexdigest()[:8]
+    # hashlib would bring OpenSSL: 5 MB that a start has to read.
+    return f"{_FAMILY}{zlib.crc32(os.fsencode(store_root.resolve())):08x}"
 
 
 class RunDir:
@@ -60,7 +60,7 @@ class RunDir:
         self.path = base / name
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         os.close(self._owner_fd)
 
 
@@ -76,9 +76,18 @@ def _sweep() -> list[str]:
     for base in set(_bases()):
         for folder in base.glob(f"{_FAMILY}????????-*"):
             if _is_dead(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
                 swept.append(str(folder))
     return swept
+
+
+def _remove(folder: Path) -> None:
+    """Remove a run folder: it has no folders in it.  What cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                os.unlink(folder / name)
+        os.rmdir(folder)
 
 
 def _is_dead(folder: Path) -> bool:

@@ -12,7 +12,6 @@ as if it had been rung, and rings everyone whom the dead one may have owed a rin
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +34,8 @@ def doorbell_fd() -> int:
 
 def fifo_fd() -> int:
     """Return a FIFO open at both ends by one descriptor, which a pipe cannot be."""
+    import tempfile  # only here: with what it imports it takes 10 ms of a start
+
     with tempfile.TemporaryDirectory(prefix="actormq-") as folder:
         path = Path(folder) / "bell"
         os.mkfifo(path, 0o600)

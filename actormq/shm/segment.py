@@ -12,7 +12,6 @@ import errno
 import logging
 import mmap
 import os
-import secrets
 import struct
 from pathlib import Path
 from typing import Final, Self
@@ -123,7 +122,7 @@ def _allocate(prefix: str, purpose: str, size: int) -> tuple[int, str]:
 
 def _allocate_named(prefix: str, purpose: str, size: int) -> tuple[int, str]:
     # macOS allows 31 characters.
-    name = f"/{prefix}.{purpose[:8]}.{secrets.token_hex(4)}"
+    name = f"/{prefix}.{purpose[:8]}.{os.urandom(4).hex()}"
     memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
     try:
         _reserve(memory.fd, size)

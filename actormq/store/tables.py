@@ -34,6 +34,8 @@ DELETED_TOPICS: Final = "deletedTopics.json"
 """Ours; RocketMQ does not look at it."""
 LOST_TAILS: Final = "lostTails.json"
 """Ours, too."""
+LOST_TAIL_COUNTS_MS: Final = 60_000
+"""So long after a start that may have lost the log's tail there are readers who believe in it (ADR 43)."""
 FILES: Final = (TOPICS, GROUPS, CONSUMER_OFFSETS, DELAY_OFFSETS, DELETED_TOPICS, LOST_TAILS)
 _OBJECTS: Final = {
     TOPICS: ("topicConfigTable",),

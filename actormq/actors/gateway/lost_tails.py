@@ -8,14 +8,10 @@ reader has come in this life.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from actormq.broker.members import BROADCASTING
 from actormq.broker.tables import Tables
 from actormq.shm.extents import Extents
-
-AHEAD_NS: Final = 60_000_000_000
-"""So long after the start offsets may be of the former life."""
 
 Reader = tuple[str, str, int, int]
 """Group, topic, queue id; and the client, where each client of a group reads for itself (0 elsewhere)."""

@@ -23,7 +23,7 @@ from actormq.actors.gateway.clients import TCP, VIP, ZMQ, Client, Link
 from actormq.actors.gateway.cold import ColdReader, Pace
 from actormq.actors.gateway.damage import Damage
 from actormq.actors.gateway.lookups import Lookups
-from actormq.actors.gateway.lost_tails import AHEAD_NS, LostTails
+from actormq.actors.gateway.lost_tails import LostTails
 from actormq.actors.gateway.pulls import Pulls
 from actormq.actors.gateway.relay import Relay
 from actormq.actors.gateway.replies import Replies
@@ -55,6 +55,7 @@ from actormq.store.consume_queue import QueueReader
 from actormq.store.disk import RealDisk
 from actormq.store.identifiers import UniqueKeys
 from actormq.store.queue_ext import QueueExtensions
+from actormq.store.tables import LOST_TAIL_COUNTS_MS
 from actormq.telemetry.counters import Counters, snapshot
 from actormq.wire import frame, json
 from actormq.wire.command import BROKER_VERSION, RemotingCommand
@@ -250,7 +251,7 @@ class GatewayActor(ProcessActor):
     def _new_lost_tails(self, extents: Extents) -> LostTails:
         """Only the first life of a gateway meets consumers of the former broker."""
         now_ns = self.context.clock.monotonic_ns
-        until_ns = now_ns() + AHEAD_NS if self.context.incarnation == 1 else 0
+        until_ns = now_ns() + LOST_TAIL_COUNTS_MS * 1_000_000 if self.context.incarnation == 1 else 0
         return LostTails(extents, self._tables, until_ns, now_ns)
 
     def _mend(self, log_offset: int) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import json
 import logging
 import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +22,7 @@ from store_rig import FILE_BYTES, ROWS, Died, Memory, StoreWriter, killing
 
 from actormq.actors import recovery
 from actormq.actors.dispatcher import Dispatcher
+from actormq.actors.forkserver import BROKER_MODULES
 from actormq.actors.recovery import prepare
 from actormq.broker.tables import Tables
 from actormq.config import FlushMode
@@ -428,3 +431,11 @@ def test_where_a_queue_ended_is_kept_where_its_tail_may_be_lost(tmp_path: Path, 
     found = [memory.extents.lost_from(row) for row in entry.rows]
     ends = [memory.extents.read(row).max for row in entry.rows]
     assert found == (ends if flush is FlushMode.ASYNC else [None] * len(ends))
+
+
+def test_it_waits_for_no_other_roles_import() -> None:
+    """It is forked when its own module is there, while the forkserver goes on with the others'."""
+    program = "import sys, actormq.actors.entry, actormq.actors.recovery; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert BROKER_MODULES[0] == "actormq.actors.recovery"
+    assert not set(BROKER_MODULES[1:]) & set(done.stdout.split())
