@@ -19,7 +19,6 @@ HANGUP: Final = select.POLLHUP
 ERROR: Final = select.POLLERR
 
 _ZMQ_FD: Final = 14
-_ZMQ_EVENTS: Final = 15
 _NS_PER_MS: Final = 1_000_000
 NEVER: Final = 1 << 63
 """A monotonic time that does not come."""
@@ -48,7 +47,7 @@ class _ZmqWatch:
     last read.  So EVENTS is read again whenever the socket was used (`stale`).
     """
 
-    __slots__ = ("callback", "events", "loop", "socket", "stale")
+    __slots__ = ("_option", "callback", "events", "loop", "socket", "stale")
 
     def __init__(self, loop: Loop, socket: Any, events: int, callback: Callback) -> None:
         self.loop = loop
@@ -56,12 +55,15 @@ class _ZmqWatch:
         self.events = events
         self.callback = callback
         self.stale = True
+        from zmq import EVENTS  # not above: who watches none need not load it
+
+        self._option = EVENTS  # as a plain number pyzmq would have to look it up each time
 
     def signalled(self, _events: int = 0) -> None:
         self.stale = self.loop.zmq_stale = True
 
     def ready(self) -> int:
-        return int(self.socket.getsockopt(_ZMQ_EVENTS)) & self.events
+        return int(self.socket.getsockopt(self._option)) & self.events
 
 
 class Loop:

@@ -29,6 +29,9 @@ _REFUSALS: Final = (
 )
 _LARGE_BYTES: Final = 32 * 1024
 """A body of this size is read where ZeroMQ has received it; copying a small one costs less."""
+_CAN_RECEIVE: Final = int(zmq.POLLIN)
+_CAN_SEND: Final = int(zmq.POLLOUT)
+"""As plain numbers: an operation with pyzmq's flags takes longer than what it decides on."""
 _WATCHED: Final = _HANDSHAKES_OK | _REFUSALS | zmq.EVENT_DISCONNECTED
 
 
@@ -109,7 +112,7 @@ class ZmqLink(Link):
             self._outgoing.clear()
 
     def _on_monitor(self) -> None:
-        while self._broken is None and self._monitor is not None and _events(self._monitor) & zmq.POLLIN:
+        while self._broken is None and self._monitor is not None and _events(self._monitor) & _CAN_RECEIVE:
             event = _MONITOR_EVENT.unpack(self._monitor.recv_multipart(zmq.NOBLOCK)[0])[0]
             if event == zmq.EVENT_DISCONNECTED:
                 self.fail(ConnectionLost(f"the connection to {self.address} broke"))
@@ -186,18 +189,19 @@ class ZmqLink(Link):
     def _take_turns(self, turns_max: int) -> bool:
         """Use the socket; return whether there was still something to do when the turns were over."""
         self._is_blocked = False
+        events = 0  # not known
         for _ in range(turns_max):
             if self._broken is not None or self._socket is None:
                 return False
-            events = _events(self._socket)
-            can_send = bool(self._outgoing) and events & zmq.POLLOUT
-            if not can_send and not events & zmq.POLLIN:
+            if not events:
+                events = _events(self._socket)
+            can_send = bool(self._outgoing) and events & _CAN_SEND
+            if not can_send and not events & _CAN_RECEIVE:
                 self._is_blocked = bool(self._outgoing)
                 return False
             if can_send:
                 self._send_some(self._socket)
-            if events & zmq.POLLIN:
-                self._receive_some(self._socket)
+            events = self._receive_some(self._socket) if events & _CAN_RECEIVE else 0
         return True
 
     def _send_some(self, dealer: zmq.Socket[bytes]) -> None:
@@ -211,15 +215,19 @@ class ZmqLink(Link):
         except zmq.Again:
             return
 
-    def _receive_some(self, dealer: zmq.Socket[bytes]) -> None:
+    def _receive_some(self, dealer: zmq.Socket[bytes]) -> int:
+        """Receive, and return the socket's events of the last look, 0 when nobody has looked since."""
+        events = 0
         try:
             for _ in range(READS_PER_TURN):
                 self._incoming.append((dealer.recv(zmq.NOBLOCK), _receive_body(dealer)))
-                if not _events(dealer) & zmq.POLLIN:
+                events = _events(dealer)
+                if not events & _CAN_RECEIVE:
                     break
         except zmq.Again:
-            pass
+            events = 0
         self._last_read_ns = self._context.clock.monotonic_ns()
+        return events
 
     def _deliver(self) -> None:
         while self._incoming:
