@@ -529,7 +529,7 @@ def recover(
         entry = topics.get(topic)
         if entry is None:
             changes.append(topics.put(TopicConfig(name=topic, read_queues=count, write_queues=count)))
-        else:
+        elif len(entry.rows) < count:
             changes.append(topics.put(config_of(entry), rows_min=count))
     rows = [_bounded(row, queues) for change in changes for row in change.opened]
     return Recovered(topics, tuple(rows))
@@ -537,4 +537,5 @@ def recover(
 
 def _bounded(row: QueueRow, queues: Mapping[tuple[str, int], tuple[int, int]]) -> QueueRow:
     low, high = queues.get((row.topic, row.queue_id), (0, 0))
-    return replace(row, min_offset=low, max_offset=high)
+    # 80,000 of them: `replace` takes three times as long.
+    return QueueRow(row.topic, row.queue_id, row.row, row.incarnation, low, high, row.log_start)

@@ -43,6 +43,11 @@ def file_name(base: int) -> str:
     return f"{base:020d}"
 
 
+def is_name(name: str) -> bool:
+    """Say whether a file's name is a position."""
+    return _NAME.fullmatch(name) is not None
+
+
 def list_bases(disk: Disk, folder: Path, file_bytes: int) -> list[int]:
     """Return the first byte of each file in `folder`, ascending.
 
@@ -64,7 +69,7 @@ def list_some_bases(disk: Disk, folder: Path, file_bytes: int, empty_are_fine: b
     bases = []
     files = [file for file in disk.files(folder) if not file[0].endswith(MAKING_SUFFIX)]
     for name, size in files:
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise StoreForeign(f"{folder / name} is no file of a store: its name is not 20 digits")
         if size == 0 and (empty_are_fine or name == files[-1][0]):
             continue

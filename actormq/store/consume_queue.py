@@ -18,8 +18,8 @@ from typing import Final
 
 from actormq.errors import ResponseCode, StoreError
 from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY, ENTRY_BYTES
-from actormq.store.commit_log import MAKING_PREFIX, file_name, list_some_bases, make_file
-from actormq.store.disk import BytesLike, Disk
+from actormq.store.commit_log import MAKING_PREFIX, file_name, is_name, list_some_bases, make_file
+from actormq.store.disk import BytesLike, Disk, OnlyFile
 
 FOLDER: Final = "consumequeue"
 FILLER: Final = ENTRY.pack(0, BLANK_ENTRY_SIZE, 0)
@@ -178,6 +178,17 @@ class QueueFiles:
         """Return where each file of the queue begins, in bytes; there may be gaps."""
         folder = queue_folder(self.root, topic, queue_id)
         return list_some_bases(self.disk, folder, self.file_bytes, empty_are_fine=True)
+
+    def only_file(self, topic: str, queue_id: int, size: int) -> tuple[int, OnlyFile] | None:
+        """Return where the queue's one file begins, and its first `size` bytes; None: `bases` says more.
+
+        It takes half as long: most queues have one file.
+        """
+        found = self.disk.only_file(queue_folder(self.root, topic, queue_id), size)
+        if found is None or found.length != self.file_bytes or not is_name(found.name):
+            return None
+        base = int(found.name)
+        return None if base % self.file_bytes else (base, found)
 
     def remove_before(self, topic: str, queue_id: int, queue_offset: int) -> None:
         """Unlink the files that end at or before entry `queue_offset`; the last file always stays."""

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,17 @@ class Entry(NamedTuple):
     is_folder: bool
     """Or a link that leads to one."""
     is_link: bool
+
+
+class OnlyFile(NamedTuple):
+    """The one file in a folder."""
+
+    name: str
+    length: int
+    start: bytes
+    """As many bytes as were asked for, or all."""
+    more: bool
+    """Behind them may be anything other than zeros."""
 
 
 class Disk(Protocol):
@@ -156,6 +168,10 @@ class Disk(Protocol):
 
         What vanishes meanwhile is not named.
         """
+        ...
+
+    def only_file(self, path: Path, size: int) -> OnlyFile | None:
+        """Return the file in a folder in which nothing else is, with its first `size` bytes; else None."""
         ...
 
     def exists(self, path: Path) -> bool: ...
@@ -285,8 +301,9 @@ class RealDisk:
     def has_data(self, fd: int, offset: int) -> bool:
         # The block in which `offset` lies is looked at; of those behind it the file system knows.
         block_end = offset - offset % _BLOCK_BYTES + _BLOCK_BYTES
-        if any(self.pread(fd, block_end - offset, offset)):
-            return True
+        return any(self.pread(fd, block_end - offset, offset)) or self._has_blocks(fd, block_end)
+
+    def _has_blocks(self, fd: int, block_end: int) -> bool:
         try:
             os.lseek(fd, block_end, getattr(os, "SEEK_DATA", os.SEEK_SET))
         except OSError as error:
@@ -343,6 +360,25 @@ class RealDisk:
                     with contextlib.suppress(FileNotFoundError):
                         found.append((one.name, one.stat().st_size))
         return sorted(found)
+
+    def only_file(self, path: Path, size: int) -> OnlyFile | None:
+        try:
+            names = os.listdir(path)
+            if len(names) != 1:
+                return None
+            fd = os.open(f"{path}/{names[0]}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return None
+            block_end = size - size % -_BLOCK_BYTES
+            blocks = self.pread(fd, block_end, 0)
+            more = any(blocks[size:]) or self._has_blocks(fd, block_end)
+            return OnlyFile(names[0], found.st_size, blocks[:size], more)
+        finally:
+            os.close(fd)
 
     def exists(self, path: Path) -> bool:
         return path.exists()

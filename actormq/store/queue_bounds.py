@@ -15,7 +15,7 @@ from actormq.kernels import queues, records
 from actormq.kernels.queues import BLANK_ENTRY_SIZE, ENTRY, ENTRY_BYTES
 from actormq.store.commit_log import LogReader, LogRemoved, file_name
 from actormq.store.consume_queue import QueueFiles, first_at_or_after, queue_folder
-from actormq.store.disk import Disk, Entry
+from actormq.store.disk import Disk, Entry, OnlyFile
 
 _QUEUE_ID: Final = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
 """As a folder is called by us and by RocketMQ."""
@@ -111,7 +111,8 @@ def find_bounds(
     Args:
         log_min: where the log begins.
     """
-    bases = files.bases(topic, queue_id)
+    only = files.only_file(topic, queue_id, _BLOCK_BYTES)
+    bases = files.bases(topic, queue_id) if only is None else [only[0]]
     if not bases:
         return Bounds(first_file_entry=0, min=0, max=0, log_end=0, sound=True, data_end=0, replay_from=bound)
     # Only the newest files without a gap count.
@@ -119,7 +120,7 @@ def find_bounds(
     first = run[-1] // ENTRY_BYTES
     end = (run[0] + files.file_bytes) // ENTRY_BYTES
     log_end, sound, replay_from = 0, len(run) == len(bases), bound
-    with closing(_Entries(files, topic, queue_id)) as entries:
+    with closing(_Entries(files, topic, queue_id, only)) as entries:
         high = entries.end_before(first, end, bound)
         data_end = entries.data_end(high, end) if len(run) == len(bases) else _NOBODY_KNOWS
         low = first_at_or_after(
@@ -168,15 +169,19 @@ class _Entries:
     system on tmpfs: on a full one SIGBUS.
     """
 
-    def __init__(self, files: QueueFiles, topic: str, queue_id: int) -> None:
+    def __init__(
+        self, files: QueueFiles, topic: str, queue_id: int, only: tuple[int, OnlyFile] | None = None
+    ) -> None:
+        """`only`: what is known of a queue of one file: mostly nothing else needs to be read."""
         self._files = files
         self._folder = queue_folder(files.root, topic, queue_id)
+        self._only = only
         self._base = -1
         self._fd = -1
-        self._block = b""
-        self._block_at = 0
+        self._block = only[1].start if only else b""
+        self._block_at = only[0] if only else 0
         """Where in the queue the block begins, in bytes."""
-        self._zeros_at = 0
+        self._zeros_at = queues.used_bytes(self._block)
         """Where in the block the zeros at its end begin."""
 
     def entry(self, number: int) -> tuple[int, int, int]:
@@ -237,6 +242,8 @@ class _Entries:
 
     def _has_data_from(self, number: int, end: int) -> bool:
         """Say whether anything may lie in the files between two entries."""
+        if self._only and number * ENTRY_BYTES == self._only[0] + len(self._only[1].start):
+            return self._only[1].more
         while number < end:
             at = number * ENTRY_BYTES % self._files.file_bytes
             self._open(number * ENTRY_BYTES - at)

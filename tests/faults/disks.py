@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actormq.store.disk import BytesLike, Entry
+from actormq.store.disk import BytesLike, Entry, OnlyFile
 
 SECTOR_BYTES = 512
 CHANGES = (
@@ -178,6 +178,13 @@ class MemoryDisk:
 
     def files(self, path: Path) -> list[tuple[str, int]]:
         return sorted((one.name, len(inode.data)) for one, inode in self.names.items() if one.parent == path)
+
+    def only_file(self, path: Path, size: int) -> OnlyFile | None:
+        files = [(one.name, bytes(inode.data)) for one, inode in self.names.items() if one.parent == path]
+        if len(files) != 1 or any(folder.parent == path for folder in self.folders):
+            return None
+        ((name, data),) = files
+        return OnlyFile(name, len(data), data[:size], any(data[size:]))
 
     def ahead(self, folder: Path, names: Sequence[str], size: int) -> AbstractContextManager[None]:
         return nullcontext()

@@ -168,6 +168,8 @@ def test_the_end_of_a_queue_is_found(first: int, count: int, bound: int, block: 
         patch.setattr(queue_bounds, "_BLOCK_BYTES", block * ENTRY_BYTES)
         log = LogReader(disk, Path("/store/commitlog"), 1 << 20)
         found = queue_bounds.find_bounds(files, log, "t", 0, 0, bound)
+        patch.setattr(disk, "only_file", lambda path, size: None)
+        assert queue_bounds.find_bounds(files, log, "t", 0, 0, bound) == found
     assert found.max == expected
     written_end = first + max(count + stale, 1)
     assert found.data_end == written_end or (found.data_end > written_end > found.max)
@@ -242,3 +244,22 @@ def test_offset_by_time_is_the_linear_search(
     else:
         expected = max((low + n for n, at in enumerate(times) if at <= wanted), default=low)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "base"),
+    [
+        (file_name(0), PER_FILE * ENTRY_BYTES, 0),
+        (file_name(PER_FILE * ENTRY_BYTES), PER_FILE * ENTRY_BYTES, PER_FILE * ENTRY_BYTES),
+        (file_name(1), PER_FILE * ENTRY_BYTES, None),
+        (file_name(0), 20, None),
+        ("0", PER_FILE * ENTRY_BYTES, None),
+    ],
+)
+def test_the_only_file_of_a_queue(name: str, length: int, base: int | None) -> None:
+    """Where it begins; one that is no file of a store is left to who says what is wrong with it."""
+    disk = MemoryDisk()
+    disk.mkdir(ROOT / "t" / "0")
+    disk.pwritev(disk.open(ROOT / "t" / "0" / name, create=True), [b"abc".ljust(length, b"\0")], 0)
+    found = QueueFiles(disk, ROOT, PER_FILE).only_file("t", 0, 2)
+    assert found == (None if base is None else (base, (name, length, b"ab", True)))

@@ -10,6 +10,7 @@ from collections import deque
 from pathlib import Path
 
 import pytest
+from faults.disks import MemoryDisk
 
 from actormq.store import disk as disk_module
 from actormq.store.disk import AHEAD_MIN, AHEAD_THREAD, RealDisk
@@ -163,6 +164,54 @@ def test_files_are_named_with_their_lengths(
     (tmp_path / "gone").symlink_to("nowhere")
     (tmp_path / "link").symlink_to("b")
     assert disk.files(tmp_path) == [("a", 0), ("b", 3), ("link", 3)]
+
+
+class TestOnlyFile:
+    """The one file of a folder, looked at in one go."""
+
+    @pytest.mark.parametrize(
+        ("content", "size", "start", "more"),
+        [
+            (b"", 10, b"", False),
+            (b"abc", 10, b"abc", False),
+            (b"abcdef", 3, b"abc", True),
+            (b"abc" + bytes(50_000), 3, b"abc", False),
+            (b"abc" + bytes(4_092) + b"x", 4_080, b"abc" + bytes(4_077), True),
+            (b"abc" + bytes(50_000) + b"x", 4_080, b"abc" + bytes(4_077), True),
+            (b"y" * 4_096 + bytes(50_000), 4_096, b"y" * 4_096, False),
+        ],
+    )
+    def test_its_beginning(
+        self, disk: RealDisk, tmp_path: Path, content: bytes, size: int, start: bytes, more: bool
+    ) -> None:
+        """With its length, and whether anything but zeros may follow; in memory alike."""
+        fd = disk.open(tmp_path / "f", exclusive=True)
+        disk.extend(fd, len(content))
+        for at in range(0, len(content), 4096):
+            if any(content[at : at + 4096]):
+                disk.pwritev(fd, [content[at : at + 4096]], at)
+        disk.close(fd)
+        free = lowest_free_descriptor()
+        found = disk.only_file(tmp_path, size)
+        assert found == ("f", len(content), start, more)
+        assert lowest_free_descriptor() == free
+        memory = MemoryDisk()
+        memory.mkdir(tmp_path)
+        memory.pwritev(memory.open(tmp_path / "f", exclusive=True), [content], 0)
+        assert memory.only_file(tmp_path, size) == found
+
+    def test_where_there_is_another_thing_or_none(self, disk: RealDisk, tmp_path: Path) -> None:
+        assert disk.only_file(tmp_path / "none", 10) is None
+        assert disk.only_file(tmp_path, 10) is None
+        (tmp_path / "folder").mkdir()
+        assert disk.only_file(tmp_path, 10) is None
+        os.mkfifo(tmp_path / "folder" / "pipe")
+        assert disk.only_file(tmp_path / "folder", 10) is None
+        (tmp_path / "f").write_bytes(b"abc")
+        assert disk.only_file(tmp_path, 10) is None
+        (tmp_path / "gone").mkdir()
+        (tmp_path / "gone" / "link").symlink_to("nowhere")
+        assert disk.only_file(tmp_path / "gone", 10) is None
 
 
 def lowest_free_descriptor() -> int:
