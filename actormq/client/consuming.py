@@ -173,6 +173,7 @@ class ConsumerCore:
     async def leave(self) -> None:
         """Save offsets, give locks back and say good-bye; the second half, when listeners are through."""
         self.handing.take_reports()
+        await self.handing.all_returned()
         await self.assignment.leave_all()
         await self.session.remove_member(self)
 

@@ -12,7 +12,7 @@ from itertools import groupby, islice
 
 from actormq.client import requests
 from actormq.client.held import AnyListener, Delivery, Finished, HeldQueue
-from actormq.client.procedures import Ask, Pause
+from actormq.client.procedures import Ask, Pause, Signal, Wait
 from actormq.client.received import ReceivedMessage
 from actormq.client.requests import Outgoing
 from actormq.client.results import MessageModel
@@ -57,6 +57,9 @@ class Handing:
         self._reports: deque[tuple[Delivery, list[Finished], bool]] = deque()
         self._is_reporting = False
         self._direct: dict[int, tuple[Delivery, ReceivedMessage, Callable[[int | None], None]]] = {}
+        self._returning = 0
+        """Messages on their way back to the broker."""
+        self._all_returned = Signal()
         self._resender = Sender(
             _INNER_GROUP, ProducerSettings(), session.directory, session.clock, session.keys, 0
         )
@@ -213,25 +216,48 @@ class Handing:
 
     async def _give_back(self, held: HeldQueue, message: ReceivedMessage, delay_level: int) -> None:
         """Put a message into the group's retry topic; when that fails, deliver it again from here."""
+        self._returning += 1
+        try:
+            is_back = await self._put_into_retry_topic(message, delay_level)
+            if is_back and not held.is_released:
+                held.window.done(message)
+        finally:
+            self._returning -= 1
+            if not self._returning:
+                self._all_returned.set()
+        if is_back:
+            self._make_room(held)
+            return
+        await Pause(self._settings.send_back_retry_ms)
+        message.count_attempt()
+        if held.window.holds(message) and not held.is_stopped:
+            self._deliver(held, [message], message.topic)
+
+    async def _put_into_retry_topic(self, message: ReceivedMessage, delay_level: int) -> bool:
+        """Return whether the broker has it."""
         reconsume_max = self._settings.reconsume_max
         if reconsume_max < 0:
             reconsume_max = RECONSUME_MAX
         try:
             await self._send_back(message, delay_level, reconsume_max)
+            return True
         except (ClientError, PeerError) as refused:
             log.warning("%r was not taken back (%s); sending it to the retry topic", message, refused)
-            try:
-                await self._resend(message, reconsume_max)
-            except (ClientError, PeerError) as error:
-                log.warning("%r could not be given back: %s; it is delivered again here", message, error)
-                await Pause(self._settings.send_back_retry_ms)
-                message.count_attempt()
-                if held.window.holds(message) and not held.is_stopped:
-                    self._deliver(held, [message], message.topic)
-                return
-        if not held.is_released:
-            held.window.done(message)
-        self._make_room(held)
+        try:
+            await self._resend(message, reconsume_max)
+            return True
+        except (ClientError, PeerError) as error:
+            log.warning("%r could not be given back: %s; it is delivered again here", message, error)
+            return False
+
+    async def all_returned(self) -> None:
+        """Wait until the broker has all that is on its way back: then it counts as done with.
+
+        Not longer than one answer may take.
+        """
+        until_ms = self._session.now_ms() + self._settings.send_back_timeout_ms
+        while self._returning and (left_ms := until_ms - self._session.now_ms()) > 0:
+            await Wait(self._all_returned, left_ms)
 
     async def _send_back(self, message: ReceivedMessage, delay_level: int, reconsume_max: int) -> None:
         address = await self._session.directory.master_of(message.queue.broker_name)

@@ -290,6 +290,32 @@ def test_a_failed_message_comes_back_through_the_retry_topic(world: World, how: 
     assert world.offsets()[0] == 1
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_leaving_waits_for_what_is_on_its_way_back(world: World, answers: bool) -> None:
+    """Its offset is saved, if the broker answers in time."""
+    original = world.cluster.handle
+
+    def handle(address: str, command: Any, answer: Any, push: Any) -> None:
+        def answer_late(answered: RemotingCommand) -> None:
+            if answers:
+                world.loop.call_later(2_000, lambda: answer(answered))
+
+        late = command.code in (RequestCode.CONSUMER_SEND_MSG_BACK, RequestCode.SEND_MESSAGE_V2)
+        original(address, command, answer_late if late else answer, push)
+
+    def listener(message: ReceivedMessage) -> None:
+        world.got.append(message)
+        if len(world.got) == 1:
+            raise RetryLater
+
+    world.cluster.handle = handle  # type: ignore[method-assign]
+    world.put(2, queue_id=0)
+    consumer = world.client().consumer("g", listener, **FIRST)
+    world.wait_for(3, within_ms=1_000)
+    consumer.close()
+    assert world.offsets()[0] == (2 if answers else 0)
+
+
 def test_when_the_broker_refuses_it_is_sent_to_the_retry_topic(world: World) -> None:
     """client.md §4.4: a normal message with RETRY_TOPIC, delay level 3 + n and the counts in the header."""
     failed: list[int] = []
