@@ -230,7 +230,7 @@ class GatewayConfig:
     waiting_ms_max: int = 200
     reply_bytes_max: int = 64 * 1024 * 1024
     unfinished_bytes_max: int = 256 * 1024 * 1024
-    cold_bytes_per_second: int = 100 * 1024 * 1024
+    cold_bytes_per_second: int = 64 * 1024 * 1024
     """Of old messages from the disk, each gateway, while others send; 0: without limit."""
 
     def __post_init__(self) -> None:
