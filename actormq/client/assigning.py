@@ -13,7 +13,7 @@ from actormq.client import requests
 from actormq.client.balance import allocate
 from actormq.client.held import HeldQueue, QueueWatcher
 from actormq.client.offsets import Offsets
-from actormq.client.procedures import Ask, Procedure, Together, Wait
+from actormq.client.procedures import Ask, Pause, Procedure, Together, Wait
 from actormq.client.results import MessageModel, MessageQueue, StartFrom
 from actormq.client.session import Session
 from actormq.client.settings import ConsumerSettings
@@ -51,6 +51,9 @@ class Assignment:
         self._on_queues = on_queues
         self.held: dict[MessageQueue, HeldQueue] = {}
         self._leaving: dict[MessageQueue, HeldQueue] = {}
+        self._unlocking: set[MessageQueue] = set()
+        """Queues whose locks we do not want, and the broker may not know it."""
+        self._is_over = False
 
     @property
     def _needs_locks(self) -> bool:
@@ -133,7 +136,7 @@ class Assignment:
         for held in taken:
             held.task = self._session.spawn(self._pull(held))
         if failed and self._needs_locks:
-            await self.unlock(failed)  # by the next time they may be somebody else's
+            self._session.spawn(self.unlock(failed))  # by the next time they may be somebody else's
         return len(taken)
 
     def _tell(self, taken: Sequence[MessageQueue], left: Sequence[MessageQueue]) -> None:
@@ -199,6 +202,7 @@ class Assignment:
 
     async def leave_all(self) -> None:
         """Save all offsets and give all locks back.  After `stop`, when listeners are through."""
+        self._is_over = True
         await self.save(list(self.held.values()))
         self._tell([], list(self.held))
         if self._needs_locks:
@@ -232,7 +236,10 @@ class Assignment:
     async def lock(self, queues: Iterable[MessageQueue]) -> list[MessageQueue]:
         """Ask the brokers for the locks of queues; return those that are ours now."""
         wanted = list(queues)
-        granted, _ = await self._ask_for_locks(wanted)
+        self._unlocking.difference_update(wanted)
+        granted, refused = await self._ask_for_locks(wanted)
+        if unknown := [queue for queue in wanted if queue not in granted | refused]:
+            self._session.spawn(self.unlock(unknown))  # the broker may have granted them all the same
         return [queue for queue in wanted if queue in granted]
 
     async def _ask_for_locks(
@@ -258,13 +265,27 @@ class Assignment:
         return requests.parse_locked(requests.require_success(answer, address))
 
     async def unlock(self, queues: Iterable[MessageQueue]) -> None:
-        """Give locks back; a broker that does not hear it lets them expire."""
+        """Give locks back, unless they are asked for again meanwhile."""
+        self._unlocking.update(queues := list(queues))
         await Together([self._unlock_at(name, some) for name, some in _by_broker(queues).items()])
 
     async def _unlock_at(self, broker_name: str, queues: list[MessageQueue]) -> None:
-        address = await self._session.directory.master_of(broker_name)
-        command = requests.unlock(self._group, self._session.client_id, queues)
-        await Ask(address, command, self._session.settings.request_timeout_ms)
+        """Until the broker has heard it: our heartbeats keep alive all that a native one takes for ours."""
+        timeout_ms = self._session.settings.request_timeout_ms
+        is_told = False
+        while unwanted := [queue for queue in queues if queue in self._unlocking]:
+            try:
+                address = await self._session.directory.master_of(broker_name)
+                command = requests.unlock(self._group, self._session.client_id, unwanted)
+                requests.require_success(await Ask(address, command, timeout_ms), address)
+                self._unlocking.difference_update(unwanted)
+            except (ClientError, PeerError) as error:
+                if not is_told:
+                    log.warning("locks at %s are not given back yet: %s", broker_name, error)
+                is_told = True
+                if self._is_over:
+                    return
+                await Pause(self._settings.rebalance_soon_ms)
 
     def _valid_ms(self, queue: MessageQueue) -> int:
         return self._session.lock_valid_ms(queue.broker_name, self._settings.lock_valid_ms)

@@ -643,6 +643,55 @@ def test_a_queue_that_a_new_broker_gave_to_another_is_left_at_once() -> None:
     assert world.cluster.broker().offsets["g", "orders", 0] == 7
 
 
+@pytest.mark.parametrize("answer", ["refusal", "silence"])
+def test_a_lock_is_given_back_until_the_broker_has_heard_it(answer: str) -> None:
+    """A native broker keeps all locks it knows of us alive, with each heartbeat: nobody would have the queue."""
+    world = World(queues=2)
+    first = world.client("b")
+    first.consumer("g", world.listen, orderly=True, **FIRST)
+    world.loop.run_for(1_000)
+    original, unheard = world.cluster.handle, 2
+
+    def handle(address: str, command: Any, reply: Any, push: Any) -> None:
+        nonlocal unheard
+        if command.code != RequestCode.UNLOCK_BATCH_MQ or not unheard:
+            original(address, command, reply, push)
+            return
+        unheard -= 1
+        if answer == "refusal":
+            reply(RemotingCommand.response_to(command, ResponseCode.SYSTEM_BUSY, remark="who knows"))
+
+    world.cluster.handle = handle  # type: ignore[method-assign]
+    second = world.client("a")
+    second.consumer("g", world.listen, orderly=True, **FIRST)
+    world.loop.run_for(30_000)
+    assert not unheard
+    owners = [world.cluster.broker().locks["g", "orders", number] for number in range(2)]
+    assert sorted(owners) == sorted([first.id, second.id])
+
+
+def test_a_lock_that_may_have_been_granted_is_given_back(world: World) -> None:
+    """Its answer was lost, and meanwhile the queue has become somebody else's."""
+    original = world.cluster.handle
+    lost = []
+
+    def handle(address: str, command: Any, reply: Any, push: Any) -> None:
+        if command.code == RequestCode.LOCK_BATCH_MQ and not lost:
+            lost.append(original(address, command, lambda answered: None, push))
+        else:
+            original(address, command, reply, push)
+
+    world.cluster.handle = handle  # type: ignore[method-assign]
+    first = world.client("b")
+    first.consumer("g", world.listen, orderly=True, **FIRST)
+    world.loop.run_until(lambda: bool(lost))
+    second = world.client("a")
+    second.consumer("g", world.listen, orderly=True, **FIRST)
+    world.loop.run_for(30_000)
+    owners = [world.cluster.broker().locks["g", "orders", number] for number in range(4)]
+    assert owners == [second.id] * 2 + [first.id] * 2
+
+
 def test_leaving_gives_the_locks_back() -> None:
     world = World(queues=2)
     consumer = world.client().consumer("g", world.listen, orderly=True, **FIRST)
