@@ -645,7 +645,7 @@ def test_a_queue_that_a_new_broker_gave_to_another_is_left_at_once() -> None:
 
 @pytest.mark.parametrize("answer", ["refusal", "silence"])
 def test_a_lock_is_given_back_until_the_broker_has_heard_it(answer: str) -> None:
-    """A native broker keeps all locks it knows of us alive, with each heartbeat: nobody would have the queue."""
+    """A native broker keeps all locks alive that it knows, with each heartbeat: nobody had the queue."""
     world = World(queues=2)
     first = world.client("b")
     first.consumer("g", world.listen, orderly=True, **FIRST)
