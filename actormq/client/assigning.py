@@ -51,8 +51,8 @@ class Assignment:
         self._on_queues = on_queues
         self.held: dict[MessageQueue, HeldQueue] = {}
         self._leaving: dict[MessageQueue, HeldQueue] = {}
-        self._unlocking: set[MessageQueue] = set()
-        """Queues whose locks we do not want, and the broker may not know it."""
+        self._unlocking: dict[MessageQueue, object] = {}
+        """Queues whose locks we do not want, and the broker may not know it; and the last who tells it."""
         self._is_over = False
 
     @property
@@ -236,7 +236,8 @@ class Assignment:
     async def lock(self, queues: Iterable[MessageQueue]) -> list[MessageQueue]:
         """Ask the brokers for the locks of queues; return those that are ours now."""
         wanted = list(queues)
-        self._unlocking.difference_update(wanted)
+        for queue in wanted:
+            self._unlocking.pop(queue, None)
         granted, refused = await self._ask_for_locks(wanted)
         if unknown := [queue for queue in wanted if queue not in granted | refused]:
             self._session.spawn(self.unlock(unknown))  # the broker may have granted them all the same
@@ -266,19 +267,21 @@ class Assignment:
 
     async def unlock(self, queues: Iterable[MessageQueue]) -> None:
         """Give locks back, unless they are asked for again meanwhile."""
-        self._unlocking.update(queues := list(queues))
-        await Together([self._unlock_at(name, some) for name, some in _by_broker(queues).items()])
+        by_broker = _by_broker(queues)
+        await Together([self._unlock_at(name, some) for name, some in by_broker.items()])
 
     async def _unlock_at(self, broker_name: str, queues: list[MessageQueue]) -> None:
         """Until the broker has heard it: our heartbeats keep alive all that a native one takes for ours."""
         timeout_ms = self._session.settings.request_timeout_ms
         is_told = False
-        while unwanted := [queue for queue in queues if queue in self._unlocking]:
+        ours = object()
+        self._unlocking |= dict.fromkeys(queues, ours)
+        while unwanted := [queue for queue in queues if self._unlocking.get(queue) is ours]:
             try:
                 address = await self._session.directory.master_of(broker_name)
                 command = requests.unlock(self._group, self._session.client_id, unwanted)
                 requests.require_success(await Ask(address, command, timeout_ms), address)
-                self._unlocking.difference_update(unwanted)
+                return
             except (ClientError, PeerError) as error:
                 if not is_told:
                     log.warning("locks at %s are not given back yet: %s", broker_name, error)

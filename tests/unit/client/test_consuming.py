@@ -692,6 +692,25 @@ def test_a_lock_that_may_have_been_granted_is_given_back(world: World) -> None:
     assert owners == [second.id] * 2 + [first.id] * 2
 
 
+def test_a_broker_that_grants_nothing_for_long_is_not_flooded(world: World) -> None:
+    """Each attempt to take a queue over may leave a lock behind; only the last one is worth a question."""
+    original = world.cluster.handle
+
+    def handle(address: str, command: Any, reply: Any, push: Any) -> None:
+        if command.code in (RequestCode.LOCK_BATCH_MQ, RequestCode.UNLOCK_BATCH_MQ):
+            world.cluster.asked.append((address, command))
+            reply(RemotingCommand.response_to(command, ResponseCode.SYSTEM_BUSY, remark="who knows"))
+        else:
+            original(address, command, reply, push)
+
+    world.cluster.handle = handle  # type: ignore[method-assign]
+    world.client().consumer("g", world.listen, orderly=True, **FIRST)
+    world.loop.run_for(60_000)
+    assert world.cluster.count(RequestCode.UNLOCK_BATCH_MQ) <= 2 * world.cluster.count(
+        RequestCode.LOCK_BATCH_MQ
+    )
+
+
 def test_leaving_gives_the_locks_back() -> None:
     world = World(queues=2)
     consumer = world.client().consumer("g", world.listen, orderly=True, **FIRST)
